@@ -1,0 +1,1 @@
+"""Distributed mobility anchoring (RFC 8885) on Linux routers."""
