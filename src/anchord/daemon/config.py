@@ -1,0 +1,457 @@
+"""What an operator configures: one ``domain.toml``, the same on every node, and one ``node.toml`` for each node.
+
+The domain file holds what all have to agree on: the secret, who is who, the pools, lifetimes, timers, limits and the
+configuration variables of RFC 5213 section 9. ``DomainConfig.digest`` lets nodes find out that they do not agree. The
+node file says which of them this node is and how it is wired up. docs/configuration.md lists every key.
+
+Units are last in names: ``_s`` seconds, ``_ms`` milliseconds. Addresses come out as ``ipaddress`` objects, link-layer
+addresses and the secret as bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
+
+from anchord.daemon.configfile import (
+    ConfigError,
+    Conflict,
+    GlobalAddress,
+    InterfaceName,
+    LinkLocal,
+    Mac,
+    Network,
+    Place,
+    Pool,
+    Table,
+    dotted,
+    flag,
+    global_address,
+    mac_address,
+    network,
+    parse_toml,
+    pool,
+    read_toml,
+    shown,
+    text,
+    tolerant,
+    validate,
+    whole,
+)
+
+__all__ = [
+    "Central", "ConfigError", "DomainConfig", "Gateway", "Lifetimes", "Limits", "NodeConfig", "Pmip", "Table", "Timers",
+    "load_domain", "load_node", "parse_toml",
+]  # fmt: skip
+
+CENTRAL_NAMES = ("central", "cmd")  # what a central database's node file may call it; no gateway may have these names
+SECRET_BYTES = 16  # the least that is worth calling a secret: 128 bits
+GATHER_MARGIN_MS = 50  # a fallback must leave the central database's partial answer this long to arrive
+SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the closing zero
+
+
+def _secret(value: object) -> bytes:
+    """Hexadecimal digits mean those bytes; anything else means its own UTF-8. Never repeated in an error."""
+    if isinstance(value, bytes):
+        return value
+    expected = f"expected at least {SECRET_BYTES} bytes: {2 * SECRET_BYTES} hexadecimal digits, or that much text"
+    if not isinstance(value, str):
+        raise ValueError(f"no text, {expected}")
+    digits = re.fullmatch(r"([0-9A-Fa-f]{2})+", value)
+    secret = bytes.fromhex(value) if digits else value.encode()
+    if len(secret) < SECRET_BYTES:
+        raise ValueError(f"only {len(secret)} bytes long, {expected}")
+    return secret
+
+
+def _node_name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,30}[A-Za-z0-9])?", value):
+        raise ValueError(f"is {shown(value)}, expected a name of 1 to 32 letters, digits, '-' and '_'")
+    return value
+
+
+def _listed(value: object) -> str:
+    """A MAC address in its usual spelling, or an identifier as it is."""
+    mac = tolerant(mac_address, value)
+    if mac is not None:
+        return str(mac.hex(":"))
+    if not isinstance(value, str) or not 1 <= len(value.encode()) <= 253 or not value.isprintable():
+        raise ValueError(f"is {shown(value)}, expected a MAC address or a mobile node identifier (RFC 4283)")
+    return value
+
+
+def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not value:
+        raise ValueError("is empty, expected at least one")
+    return value
+
+
+NodeName = Annotated[str, BeforeValidator(_node_name)]
+Secret = Annotated[bytes, BeforeValidator(_secret)]
+Listed = Annotated[str, BeforeValidator(_listed)]
+
+
+class Central(Table):
+    """The central database (CMD) of RFC 8885."""
+
+    address: GlobalAddress = text(..., "a global IPv6 unicast address", "Where the gateways register")
+    mode: Literal["proxy"] = text(
+        "proxy", "'proxy'", "How anchors are told of a handover: proxy is RFC 8885 section 3.4, answer first"
+    )
+
+
+class Gateway(Table):
+    """One gateway (MAAR): every node knows every gateway, because it tunnels to it and believes its messages."""
+
+    address: GlobalAddress = text(
+        ..., "a global IPv6 unicast address", "Its own address: source of its messages (Proxy-CoA) and tunnel endpoint"
+    )
+    pools: Annotated[tuple[Pool, ...], AfterValidator(_not_empty)] = text(
+        ..., "a list of IPv6 prefixes of /64 or shorter", "What it gives each of its hosts a /64 of; nobody else's"
+    )
+    local_networks: tuple[Network, ...] = text(
+        (), "a list of IPv6 prefixes", "Networks reachable only behind it, announced to its hosts (RFC 4191)"
+    )
+
+
+class Lifetimes(Table):
+    """What hosts and peers are promised, and for how long. A host cannot be told less than 2 h once it was told more
+    (RFC 4862 section 5.5.3 e), hence the upper bound."""
+
+    valid_s: int = whole(600, 30, 7200, "seconds", "Valid lifetime of an advertised prefix")
+    preferred_s: int = whole(300, 15, 7200, "seconds", "Preferred lifetime of the prefix of the gateway a host is at")
+    router_s: int = whole(600, 15, 9000, "seconds", "Router lifetime in advertisements (RFC 4861 section 6.2.1)")
+    advertise_every_s: int = whole(100, 4, 1800, "seconds", "How often the promises to a host are renewed")
+    binding_s: int = whole(600, 12, 7200, "seconds", "Lifetime asked for in a PBU; a multiple of 4 (RFC 6275)")
+
+    @classmethod
+    def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
+        """Preferred <= valid; renewed before it runs out; a lifetime that the wire can carry."""
+        valid, preferred, router, every, binding = (cls.number(raw, key) for key in cls.model_fields)
+        if preferred > valid:
+            yield ("preferred_s",), f"is {preferred}, expected at most valid_s ({valid})"
+        if every >= preferred:
+            yield ("advertise_every_s",), f"is {every}, expected less than preferred_s ({preferred})"
+        if every >= router:
+            yield ("advertise_every_s",), f"is {every}, expected less than router_s ({router})"
+        if binding % 4:
+            yield ("binding_s",), f"is {binding}, expected a multiple of 4 (RFC 6275 section 6.1.7)"
+
+
+class Timers(Table):
+    """How long something is waited for."""
+
+    gather_ms: int = whole(100, 10, 10_000, "milliseconds", "How long the central database gathers answers of anchors")
+    fallback_ms: int = whole(
+        250, 61, 60_000, "milliseconds", "The central database is silent for so long: the gateway goes on without it"
+    )
+    initial_bindack_ms: int = whole(
+        1000, 100, 32_000, "milliseconds", "INITIAL_BINDACK_TIMEOUT: first repetition of a PBU (RFC 8885 section 3.6)"
+    )
+    max_bindack_ms: int = whole(
+        32_000, 100, 256_000, "milliseconds", "MAX_BINDACK_TIMEOUT: the doubling stops here (RFC 8885 section 3.6)"
+    )
+    refresh_percent: int = whole(
+        50, 10, 90, "percent", "A binding is refreshed when this much of its granted lifetime has passed"
+    )
+    probe_after_s: int = whole(
+        30, 1, 3600, "seconds", "Before a refresh, a host not heard for so long is probed (three solicitations)"
+    )
+
+    @classmethod
+    def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
+        """The fallback waits for the partial answer, and the back-off has somewhere to go."""
+        gather, fallback = cls.number(raw, "gather_ms"), cls.number(raw, "fallback_ms")
+        if fallback <= gather + GATHER_MARGIN_MS:
+            least = gather + GATHER_MARGIN_MS
+            yield ("fallback_ms",), f"is {fallback}, expected more than gather_ms + {GATHER_MARGIN_MS} ({least})"
+        first, last = cls.number(raw, "initial_bindack_ms"), cls.number(raw, "max_bindack_ms")
+        if last < first:
+            yield ("max_bindack_ms",), f"is {last}, expected at least initial_bindack_ms ({first})"
+
+
+class Limits(Table):
+    """A limit on everything that a host or a peer can make grow; whatever meets one is counted."""
+
+    hosts_per_gateway: int = whole(10_000, 1, 1_000_000, "hosts", "Hosts attached to or anchored at one gateway")
+    hosts_per_access: int = whole(4000, 1, 1_000_000, "hosts", "Hosts attached on one access interface")
+    anchors_per_host: int = whole(
+        7, 1, 16, "prefixes", "Prefixes one host holds, released ones included until their valid lifetime has run out"
+    )
+    attaches_per_s: int = whole(100, 1, 100_000, "1/s", "New hosts that one access interface takes, on average")
+    updates_per_s: int = whole(
+        2000, 1, 1_000_000, "1/s", "PBUs sent to all peers together: no bursts (RFC 8885 section 3.2)"
+    )
+    max_update_rate_per_s: int = whole(
+        3, 1, 100, "1/s", "MAX_UPDATE_RATE: PBUs about one host to one peer (RFC 8885 section 3.6)"
+    )
+    sessions: int = whole(100_000, 1, 10_000_000, "hosts", "Sessions that the central database keeps")
+    message_bytes: int = whole(1240, 512, 2048, "bytes", "Longest message sent; the rest goes into another")
+    strangers: int = whole(
+        64, 0, 10_000, "addresses", "Sources that are no peer and are counted one by one; the rest are counted together"
+    )
+
+
+class Pmip(Table):
+    """The configuration variables of RFC 5213 section 9; they have to be the same in the whole domain."""
+
+    min_delay_before_bce_delete_ms: int = whole(
+        10_000, 0, 600_000, "milliseconds", "MinDelayBeforeBCEDelete (9.1): how long a session outlives its end"
+    )
+    max_delay_before_new_bce_assign_ms: int = whole(
+        1500, 0, 600_000, "milliseconds", "MaxDelayBeforeNewBCEAssign (9.1): wait for the end of an old session"
+    )
+    timestamp_validity_window_ms: int = whole(
+        300, 1, 3_600_000, "milliseconds", "TimestampValidityWindow (9.1): how far two clocks may differ"
+    )
+    enable_mag_local_routing: bool = flag(False, "EnableMAGLocalRouting (9.2)")
+    timestamp_based_approach_in_use: bool = flag(
+        True, "TimestampBasedApproachInUse (9.3): order messages by time; false: by sequence number"
+    )
+    mobile_node_generated_timestamp_in_use: bool = flag(False, "MobileNodeGeneratedTimestampInUse (9.3)")
+    fixed_mag_link_local_address_on_all_access_links: LinkLocal = text(
+        IPv6Address("::"), "a link-local IPv6 address, or '::' for none",
+        "FixedMAGLinkLocalAddressOnAllAccessLinks (9.3); only where RFC 8885's logical routers are not in use",
+    )  # fmt: skip
+    fixed_mag_link_layer_address_on_all_access_links: Mac = text(
+        bytes(6), "a MAC address, or '00:00:00:00:00:00' for none",
+        "FixedMAGLinkLayerAddressOnAllAccessLinks (9.3); as above",
+    )  # fmt: skip
+
+    @classmethod
+    def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
+        """The node-generated timestamp needs timestamps (RFC 5213 section 9.3, MUST NOT)."""
+        key = "mobile_node_generated_timestamp_in_use"
+        if raw.get(key) is True and raw.get("timestamp_based_approach_in_use") is False:
+            yield (key,), "is true, expected false without timestamp_based_approach_in_use (RFC 5213 section 9.3)"
+
+
+class DomainConfig(Table):
+    """A whole domain: ``domain.toml``."""
+
+    name: NodeName = text(..., "a name of 1 to 32 letters, digits, '-' and '_'", "The domain's name, for people")
+    secret: Secret = Field(
+        ..., repr=False, description="Known to every node and to nobody else; DLIF addresses are made from it",
+        json_schema_extra={"expected": "at least 16 bytes: 32 hexadecimal digits, or that much text"},
+    )  # fmt: skip
+    mobility: bool = flag(True, "false: plain routers that advertise their own prefix and nothing more, for comparison")
+    serve_unregistered: bool = flag(
+        True, "A host gets its prefix although the central database is silent, and is registered later"
+    )
+    central: Central = Field(..., description="The central database")
+    gateways: dict[NodeName, Gateway] = Field(..., description="The gateways, each under its name")
+    lifetimes: Lifetimes = Field(default_factory=Lifetimes)
+    timers: Timers = Field(default_factory=Timers)
+    limits: Limits = Field(default_factory=Limits)
+    pmip: Pmip = Field(default_factory=Pmip)
+
+    @classmethod
+    def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
+        """Rules between nodes: addresses and pools are exclusive (pools decide who anchors what)."""
+        gateways = raw.get("gateways")
+        if isinstance(gateways, Mapping) and not gateways:
+            yield ("gateways",), "is empty, expected at least one gateway"
+        for name in _tables(raw, "gateways"):
+            if name in CENTRAL_NAMES:
+                yield ("gateways", name), f"{name!r} means the central database, expected another name"
+        addresses, pools = list(_addresses(raw)), list(_prefixes(raw, "pools", pool))
+        yield from _same_address(addresses)
+        yield from _overlaps(pools)
+        for where, address in addresses:
+            for other, prefix in pools:
+                if address in prefix:
+                    yield where, f"{address} lies in {dotted(other)} ({prefix}), expected an address outside every pool"
+        for where, local in _prefixes(raw, "local_networks", network):
+            for other, prefix in pools:
+                if local.overlaps(prefix):
+                    yield where, f"{local} overlaps {dotted(other)} ({prefix}), expected a network outside every pool"
+
+    @property
+    def digest(self) -> str:
+        """64 hexadecimal digits that are the same exactly where the same domain is in force, defaults included.
+
+        The secret is the key of the hash, so that the digest, which is shown and sent around, does not give it away.
+        """
+        content = json.dumps(self.model_dump(exclude={"secret"}), default=_plain, sort_keys=True, separators=(",", ":"))
+        return hmac.new(self.secret, content.encode(), hashlib.sha256).hexdigest()
+
+    @property
+    def peers(self) -> dict[IPv6Address, str]:
+        """The address of every node of the domain and its name (the central database's is ``central``)."""
+        return {self.central.address: CENTRAL_NAMES[0], **{g.address: name for name, g in self.gateways.items()}}
+
+    def anchor_of(self, prefix: IPv6Network) -> str | None:
+        """The name of the gateway in whose pools ``prefix`` lies; pools are exclusive, so there is one or none."""
+        for name, gateway in self.gateways.items():
+            if any(prefix.subnet_of(p) for p in gateway.pools):
+                return name
+        return None
+
+
+class NodeConfig(Table):
+    """One node: ``node.toml``, and the domain it names (``.domain``). Paths are relative to the node file."""
+
+    node: NodeName = text(..., "the name of a gateway of the domain, or 'central'", "Which node of the domain this is")
+    domain_file: Path = Field(
+        ..., alias="domain", description="The domain file",
+        json_schema_extra={"expected": "the path of the domain file"},
+    )  # fmt: skip
+    access: tuple[InterfaceName, ...] = text(
+        (), "a list of interface names", "Interfaces where hosts are; at least one at a gateway, none elsewhere"
+    )
+    core: tuple[InterfaceName, ...] = text(
+        (), "a list of interface names", "Interfaces towards the core; at least one at a gateway, none elsewhere"
+    )
+    state: Path = text(Path("/var/lib/anchord"), "a directory", "Where journal and store are kept")
+    run: Path = text(Path("/run/anchord"), "a directory", "Where the control socket is: NODE.sock")
+    ignore: tuple[Mac, ...] = text((), "a list of MAC addresses", "Never taken for hosts: infrastructure on the links")
+    hosts: Literal["any", "listed"] = text("any", "'any' or 'listed'", "Who is served; others get status 153")
+    listed: tuple[Listed, ...] = text(
+        (), "a list of MAC addresses and identifiers", "Who is served if hosts = 'listed'"
+    )
+
+    _domain: DomainConfig = PrivateAttr()
+
+    @classmethod
+    def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
+        """Interfaces have one role each; ``listed`` is not forgotten to be switched on."""
+        seen: dict[str, str] = {}
+        for key in ("access", "core"):
+            names = raw.get(key)
+            for index, name in enumerate(names if isinstance(names, list) else []):
+                if isinstance(name, str) and name in seen:
+                    yield (key, index), f"{name!r} is in {seen[name]} already, expected each interface once"
+                elif isinstance(name, str):
+                    seen[name] = dotted((key, index))
+        if raw.get("listed") and raw.get("hosts", "any") == "any":
+            yield ("listed",), "has no effect with hosts = 'any', expected hosts = 'listed' as well"
+
+    @property
+    def domain(self) -> DomainConfig:
+        """The domain this node belongs to."""
+        return self._domain
+
+    @property
+    def is_central(self) -> bool:
+        """Whether this node is the central database rather than a gateway."""
+        return self.node in CENTRAL_NAMES
+
+    @property
+    def gateway(self) -> Gateway:
+        """This gateway's entry in the domain. KeyError at the central database."""
+        return self._domain.gateways[self.node]
+
+    @property
+    def address(self) -> IPv6Address:
+        """The address this node signals from."""
+        return self._domain.central.address if self.is_central else self.gateway.address
+
+    @property
+    def socket(self) -> Path:
+        """The control socket of this node's daemon."""
+        return self.run / f"{self.node}.sock"
+
+
+def load_domain(path: Path | str) -> DomainConfig:
+    """Read ``domain.toml``. Raises ConfigError with every error."""
+    return parse_toml(path, DomainConfig)
+
+
+def load_node(path: Path | str) -> NodeConfig:
+    """Read ``node.toml`` and the domain file it names. Raises ConfigError with every error of both."""
+    path = Path(path)
+    raw = read_toml(path)
+    errors: list[str] = []
+    node = domain = None
+    for key in ("domain", "state", "run"):
+        if isinstance(raw.get(key), str):
+            raw[key] = str(path.parent / raw[key])
+    try:
+        node = validate(path, raw, NodeConfig)
+    except ConfigError as error:
+        errors += error.errors
+    raw_domain: Mapping[str, Any] = {}
+    if isinstance(raw.get("domain"), str):
+        try:
+            raw_domain = read_toml(raw["domain"])
+            domain = validate(raw["domain"], raw_domain, DomainConfig)
+        except ConfigError as error:
+            errors += error.errors
+    if raw_domain:
+        errors += [f"{path}: {dotted(where)}: {what}" for where, what in _misfits(raw, raw_domain)]
+    if errors or node is None or domain is None:
+        raise ConfigError(errors)
+    node._domain = domain
+    return node
+
+
+def _misfits(node: Mapping[str, Any], domain: Mapping[str, Any]) -> Iterator[Conflict]:
+    """What is wrong between a node file and its domain file."""
+    name, known = node.get("node"), _tables(domain, "gateways")
+    if not isinstance(name, str):
+        return
+    if name not in (*known, *CENTRAL_NAMES):
+        yield ("node",), f"{name!r} is no node of the domain, expected one of {', '.join([*known, CENTRAL_NAMES[0]])}"
+    for key in ("access", "core"):
+        if name in known and not node.get(key):
+            yield (key,), "is empty, expected at least one interface for a gateway"
+        if name in CENTRAL_NAMES and node.get(key):
+            yield (key,), "is not for the central database, expected none"
+    run = node.get("run", str(NodeConfig.model_fields["run"].default))
+    if isinstance(run, str) and len(f"{run}/{name}.sock".encode()) > SOCKET_PATH_BYTES:
+        yield ("run",), f"is too long, expected at most {SOCKET_PATH_BYTES} bytes with the socket's name"
+
+
+def _tables(raw: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
+    """The tables under ``key``, as far as they are tables."""
+    tables = raw.get(key)
+    return {k: v for k, v in tables.items() if isinstance(v, Mapping)} if isinstance(tables, Mapping) else {}
+
+
+def _addresses(raw: Mapping[str, Any]) -> Iterator[tuple[Place, IPv6Address]]:
+    """The address of every node that has a good one."""
+    central = raw.get("central")
+    tables: list[tuple[Place, Mapping[str, Any]]] = [(("gateways", n), t) for n, t in _tables(raw, "gateways").items()]
+    if isinstance(central, Mapping):
+        tables.insert(0, (("central",), central))
+    for where, table in tables:
+        address = tolerant(global_address, table.get("address"))
+        if address is not None:
+            yield (*where, "address"), address
+
+
+def _prefixes(raw: Mapping[str, Any], key: str, read: Any) -> Iterator[tuple[Place, IPv6Network]]:
+    """The prefixes under ``key`` of every gateway that are good ones."""
+    for name, table in _tables(raw, "gateways").items():
+        values = table.get(key)
+        for index, value in enumerate(values if isinstance(values, list | tuple) else []):
+            prefix = tolerant(read, value)
+            if prefix is not None:
+                yield ("gateways", name, key, index), prefix
+
+
+def _same_address(addresses: list[tuple[Place, IPv6Address]]) -> Iterator[Conflict]:
+    owners: dict[IPv6Address, Place] = {}
+    for where, address in addresses:
+        first = owners.setdefault(address, where)
+        if first != where:
+            yield where, f"{address} is {dotted(first)} already, expected an address for each node"
+
+
+def _overlaps(pools: list[tuple[Place, IPv6Network]]) -> Iterator[Conflict]:
+    for (first, one), (second, other) in itertools.combinations(pools, 2):
+        if one.overlaps(other):
+            yield second, f"{other} overlaps {dotted(first)} ({one}), expected pools that share no address"
+
+
+def _plain(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
