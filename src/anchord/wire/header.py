@@ -18,6 +18,7 @@ from ipaddress import IPv6Address
 
 from anchord.wire.checksum import MOBILITY_HEADER, internet_checksum
 from anchord.wire.errors import WireError
+from anchord.wire.integers import unsigned
 from anchord.wire.messages import (
     BindingAckFlag,
     BindingAcknowledgement,
@@ -27,7 +28,7 @@ from anchord.wire.messages import (
     Message,
     UnknownMessage,
 )
-from anchord.wire.options import TIME_UNIT_S, decode_options, encode_options, lifetime_units, unsigned
+from anchord.wire.options import TIME_UNIT_S, decode_options, encode_options, lifetime_units
 
 __all__ = ["MHType", "WireError", "checksum", "decode", "encode", "verify"]
 

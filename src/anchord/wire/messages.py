@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from ipaddress import IPv6Address
 
-from anchord.wire.options import Option, OptionT, every, first
+from anchord.wire.carrier import Carrier
+from anchord.wire.options import Option
 
 UNSPECIFIED = IPv6Address(0)
 
@@ -82,24 +83,8 @@ class BindingErrorStatus(IntEnum):
     UNRECOGNIZED_MH_TYPE = 2
 
 
-class _WithOptions:
-    """Access to the options of a message by their class."""
-
-    __slots__ = ()
-
-    options: tuple[Option, ...]
-
-    def first(self, kind: type[OptionT]) -> OptionT | None:
-        """Return the first option of class ``kind``, or None."""
-        return first(self.options, kind)
-
-    def all(self, kind: type[OptionT]) -> tuple[OptionT, ...]:
-        """Return all options of class ``kind``, in the order of the message."""
-        return every(self.options, kind)
-
-
 @dataclass(frozen=True, slots=True)
-class BindingUpdate(_WithOptions):
+class BindingUpdate(Carrier):
     """A Binding Update (RFC 6275 section 6.1.7).
 
     ``sequence`` 0 to 65535. ``lifetime_s`` 0 to 262,143, sent in units of 4 s rounded down; what arrives as 0, so
@@ -113,7 +98,7 @@ class BindingUpdate(_WithOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class BindingAcknowledgement(_WithOptions):
+class BindingAcknowledgement(Carrier):
     """A Binding Acknowledgement (RFC 6275 section 6.1.8).
 
     ``status`` 0 to 255, see :class:`Status`. ``sequence`` is that of the update. ``lifetime_s`` as in the update.
@@ -127,7 +112,7 @@ class BindingAcknowledgement(_WithOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class BindingError(_WithOptions):
+class BindingError(Carrier):
     """A Binding Error (RFC 6275 section 6.1.9): ``status`` 0 to 255, see :class:`BindingErrorStatus`."""
 
     status: int

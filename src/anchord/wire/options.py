@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv6Address, IPv6Network
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
+from anchord.wire.carrier import OptionT
 from anchord.wire.errors import WireError
+from anchord.wire.integers import unsigned
 
 PAD1 = 0  # RFC 6275 section 6.2.2
 PADN = 1  # RFC 6275 section 6.2.3
@@ -233,31 +235,8 @@ Option = (
     | MalformedOption
 )
 
-OptionT = TypeVar("OptionT")
-
-
-def first(options: Iterable[Option], kind: type[OptionT]) -> OptionT | None:
-    """Return the first option of class ``kind``, or None."""
-    for option in options:
-        if isinstance(option, kind):
-            return option
-    return None
-
-
-def every(options: Iterable[Option], kind: type[OptionT]) -> tuple[OptionT, ...]:
-    """Return all options of class ``kind``, in the order of the message."""
-    return tuple(option for option in options if isinstance(option, kind))
-
-
 # Readers get the octets after the length, of a length the table allows; ValueError makes the option malformed.
 # Writers return those octets; ValueError says what cannot be written.
-
-
-def unsigned(value: int, octets: int, what: str) -> bytes:
-    """Return ``value`` as ``octets`` octets in network order, or raise ValueError naming ``what``."""
-    if 0 <= value < 1 << 8 * octets:
-        return value.to_bytes(octets, "big")
-    raise ValueError(f"{what} {value} does not fit in {8 * octets} bits")
 
 
 def lifetime_units(seconds: int, what: str) -> bytes:
@@ -292,7 +271,7 @@ def _write_previous_maar(option: PreviousMaar) -> bytes:
 
 def _write_octet(value: int) -> bytes:
     # Reserved, one value: RFC 5213 sections 8.4 and 8.5.
-    return unsigned(value, 2, "value") if value < 256 else unsigned(value, 1, "value")
+    return b"\0" + unsigned(value, 1, "value")
 
 
 def _write_link_layer(address: bytes) -> bytes:
