@@ -1,0 +1,238 @@
+"""The anchoring gateway of a node that is elsewhere (P-MAAR): it is told where, and forwards there.
+
+Rules: RFC 8885 sections 3.2-3.5 and RFC 5213 section 5.3 for the receiver of a PBU, in the order given there.
+Deviations on purpose: several PBU* with different serving gateways are ordered by timestamp alone (decision 17), and
+a PBU* with lifetime 0 from the CMD ends the session here although we are not its Proxy-CoA (decision 20).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+from anchord.protocol.core import Continuation, GatewayCore
+from anchord.protocol.exchange import judge_timestamp, ticks_of
+from anchord.protocol.groups import face_options
+from anchord.protocol.identity import mn_id_text, session_key
+from anchord.protocol.outputs import Send
+from anchord.protocol.session import Phase, Session
+from anchord.protocol.timers import Instant
+from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, BindingUpdate, BindingUpdateFlag, Status
+from anchord.wire.options import (
+    AccessTechnologyType,
+    HandoffIndicator,
+    HomeNetworkPrefix,
+    MnIdSubtype,
+    MobileNodeIdentifier,
+    MobileNodeLinkLayerIdentifier,
+    Option,
+    ServingMaar,
+    Timestamp,
+)
+
+PBA_FLAGS = BindingAckFlag.PROXY | BindingAckFlag.DISTRIBUTED
+
+
+def echo_options(
+    update: BindingUpdate, ticks: int | None = None, prefixes: Sequence[Option] | None = None
+) -> list[Option]:
+    """What every PBA repeats of its PBU (RFC 5213 section 5.3.6).
+
+    A missing identifier is answered by an empty one, missing indicators by zero. ``ticks`` replaces the Timestamp's
+    value, ``prefixes`` the Home Network Prefix options.
+    """
+    options: list[Option] = [update.first(MobileNodeIdentifier) or MobileNodeIdentifier(MnIdSubtype.NAI, b"")]
+    options += update.all(HomeNetworkPrefix) if prefixes is None else prefixes
+    options.append(update.first(HandoffIndicator) or HandoffIndicator(0))
+    options.append(update.first(AccessTechnologyType) or AccessTechnologyType(0))
+    stamp = update.first(Timestamp)
+    if stamp is not None:
+        options.append(stamp if ticks is None else Timestamp(ticks))
+    link_layer_id = update.first(MobileNodeLinkLayerIdentifier)
+    if link_layer_id is not None:
+        options.append(link_layer_id)
+    return options
+
+
+def refusal(
+    update: BindingUpdate, status: Status, now: Instant, last_sequence: int | None = None
+) -> BindingAcknowledgement:
+    """A PBA that says no. 156 and 157 carry our own time of day, 135 the last number accepted."""
+    clock = status in (Status.TIMESTAMP_MISMATCH, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED)
+    flags = BindingAckFlag.PROXY
+    if update.flags & BindingUpdateFlag.DISTRIBUTED:
+        flags |= BindingAckFlag.DISTRIBUTED
+    sequence = update.sequence if last_sequence is None else last_sequence
+    options = tuple(echo_options(update, ticks_of(now.wall_s) if clock else None))
+    return BindingAcknowledgement(int(status), sequence, 0, flags, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A PBU* that passed the checks which need no session."""
+
+    update: BindingUpdate
+    mn_id: MobileNodeIdentifier
+    mac: bytes
+    key: str
+    ticks: int
+    serving: IPv6Address | None
+
+
+class AnchoringRole:
+    """Everything a gateway does for nodes that hold one of its prefixes elsewhere."""
+
+    def __init__(self, core: GatewayCore) -> None:
+        self._core = core
+        self._domain = core.settings.domain
+
+    def updated(self, update: BindingUpdate, now: Instant) -> None:
+        """A PBU* from the CMD: a node of ours is somewhere else, or its session is over."""
+        verdict = self._check(update, now)
+        if isinstance(verdict, Status):
+            self._refuse(update, verdict, now)
+            return
+        session = self._core.sessions.get(verdict.key)
+        if update.lifetime_s == 0:
+            self._end(verdict, session, now)
+        elif session is None:
+            self._recreate(verdict, now)
+        elif verdict.ticks and verdict.ticks <= session.ticks and not self._is_repetition(verdict, session):
+            self._refuse(update, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
+        else:
+            self._export(verdict, session, now)
+
+    def _check(self, update: BindingUpdate, now: Instant) -> _Request | Status:
+        """RFC 5213 section 5.3.1, in its order; the CMD's authority has been established by its address."""
+        mn_id = update.first(MobileNodeIdentifier)
+        if mn_id is None or not mn_id.identifier:
+            return Status.MISSING_MN_IDENTIFIER_OPTION
+        if not update.flags & BindingUpdateFlag.DISTRIBUTED:
+            return Status.ADMINISTRATIVELY_PROHIBITED
+        link_layer_id = update.first(MobileNodeLinkLayerIdentifier)
+        mac = link_layer_id.identifier if link_layer_id is not None else b""
+        stamp = update.first(Timestamp)
+        ticks = stamp.ticks if stamp is not None else 0
+        key = session_key(mn_id, mac or None)
+        session = self._core.sessions.get(key)
+        if ticks:
+            last = session.ticks if session is not None else 0
+            window_s = self._domain.timing.timestamp_window_s
+            if judge_timestamp(ticks, min(last, ticks - 1), now.wall_s, window_s) is not None:
+                return Status.TIMESTAMP_MISMATCH
+        missing = self._missing_option(update)
+        if missing is not None:
+            return missing
+        serving = update.first(ServingMaar)
+        if update.lifetime_s and (serving is None or serving.address not in self._domain.gateways):
+            # Decision 35: a PBU* without a usable Serving MAAR cannot be carried out.
+            return Status.REASON_UNSPECIFIED
+        return _Request(update, mn_id, mac, key, ticks, serving.address if serving is not None else None)
+
+    @staticmethod
+    def _missing_option(update: BindingUpdate) -> Status | None:
+        if update.first(HomeNetworkPrefix) is None:
+            return Status.MISSING_HOME_NETWORK_PREFIX_OPTION
+        if update.first(HandoffIndicator) is None:
+            return Status.MISSING_HANDOFF_INDICATOR_OPTION
+        if update.first(AccessTechnologyType) is None:
+            return Status.MISSING_ACCESS_TECH_TYPE_OPTION
+        return None
+
+    @staticmethod
+    def _is_repetition(request: _Request, session: Session) -> bool:
+        """The same request once more: answered again, nothing else (decision 11)."""
+        same_place = session.phase is Phase.AWAY and session.serving == request.serving
+        return request.ticks == session.ticks and same_place
+
+    def _recreate(self, request: _Request, now: Instant) -> None:
+        """We lost our journal, the CMD did not: a prefix of our pool that nobody else holds is believed (decision 31)."""
+        core = self._core
+        option = request.update.first(HomeNetworkPrefix)
+        prefix = option.prefix if option is not None else None
+        if (
+            prefix is None
+            or len(request.mac) != 6
+            or request.mac in core.by_mac
+            or not core.settings.me.owns(prefix)
+            or not core.pool.claim(prefix, request.key)
+        ):
+            self._refuse(request.update, Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX, now)
+            return
+        router = core.face(request.key, request.mn_id, core.settings.me.name)
+        session = Session(request.key, request.mn_id, request.mac, prefix, router, Phase.AWAY)
+        core.open(session)
+        self._export(request, session, now)
+
+    def _export(self, request: _Request, session: Session, now: Instant) -> None:
+        """P2 step 3: route the prefix into the tunnel to the serving gateway; answer when the kernel does."""
+        core, domain = self._core, self._domain
+        if request.serving == core.settings.me.address:
+            # Decision 16 spares us this; answering changes nothing.
+            core.emit(Send(domain.central, self._acknowledgement(request, session)))
+            return
+        outstanding = core.exchanges.outstanding(domain.central, session.key)
+        newer_here = (
+            session.phase is Phase.REGISTERING and outstanding is not None and outstanding.ticks > request.ticks > 0
+        )
+        moved = session.phase is not Phase.AWAY or session.serving != request.serving
+        session.serving = request.serving
+        session.ticks = max(session.ticks, request.ticks)
+        lifetime_s = request.update.lifetime_s * domain.timing.dead_man_lifetimes
+        session.expires_wall_s = now.wall_s + lifetime_s
+        core.timers.set(("expire", session.key), now.monotonic_s + lifetime_s)
+        if not newer_here:
+            # Decision 17: at once, and whatever we had asked for earlier is void.
+            core.exchanges.cancel(domain.central, session.key)
+            for kind in ("refresh", "advertise", "fallback", "probe", "redeclare"):
+                core.timers.cancel((kind, session.key))
+            session.phase = Phase.AWAY
+            session.anchors = ()
+            if moved:
+                session.left_s = now.monotonic_s
+            core.detach(session)
+        core.persist(session)
+        core.declare(session, Continuation(session.key, self._acknowledgement(request, session)))
+        if moved:
+            core.report("exported", mn=mn_id_text(session.mn_id), prefix=str(session.prefix), to=str(session.serving))
+
+    def _acknowledgement(self, request: _Request, session: Session) -> BindingAcknowledgement:
+        """Our prefix, the Serving MAAR echoed (decision 3), our face and our local networks (decisions 2 and 27)."""
+        own: list[Option] = [HomeNetworkPrefix(session.prefix)]
+        options = echo_options(request.update, prefixes=own)
+        if request.serving is not None:
+            options.append(ServingMaar(request.serving))
+        options += face_options(session.router, self._core.settings.me.local_networks)
+        return BindingAcknowledgement(
+            int(Status.ACCEPTED), request.update.sequence, request.update.lifetime_s, PBA_FLAGS, tuple(options)
+        )
+
+    def _end(self, request: _Request, session: Session | None, now: Instant) -> None:
+        """P5: the session is over; saying so again is answered again (decision 20)."""
+        if session is not None and request.ticks and request.ticks <= session.ticks:
+            self._refuse(request.update, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
+            return
+        if session is not None and session.phase is Phase.AWAY:
+            self._core.report("released", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
+            self._core.close(session, now)
+        options = tuple(echo_options(request.update))
+        self._core.emit(
+            Send(
+                self._domain.central,
+                BindingAcknowledgement(int(Status.ACCEPTED), request.update.sequence, 0, PBA_FLAGS, options),
+            )
+        )
+
+    def installed(self, session: Session | None, ack: BindingAcknowledgement, error: str | None) -> None:
+        """The kernel has the tunnel: only now the CMD may say so (or: it has not, and must not)."""
+        if error is not None:
+            self._core.counters.count("forwarding.failed")
+            name = mn_id_text(session.mn_id) if session is not None else "?"
+            self._core.report("forwarding-failed", "error", mn=name, error=error)
+            ack = BindingAcknowledgement(int(Status.INSUFFICIENT_RESOURCES), ack.sequence, 0, ack.flags, ack.options)
+        self._core.emit(Send(self._domain.central, ack))
+
+    def _refuse(self, update: BindingUpdate, status: Status, now: Instant) -> None:
+        self._core.counters.of(self._domain.central).refuse(status)
+        self._core.emit(Send(self._domain.central, refusal(update, status, now)))

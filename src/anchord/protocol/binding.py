@@ -1,0 +1,67 @@
+"""One mobility session as the CMD knows it: who serves it, who anchors what (RFC 8885 sections 3.1 and 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, IPv6Network
+from typing import Any
+
+from anchord.protocol.groups import Anchor
+from anchord.wire.options import MobileNodeIdentifier
+
+
+@dataclass(slots=True)
+class Binding:
+    """A Binding Cache entry: the serving gateway with its prefix, and the list of the others (P-MAAR list)."""
+
+    key: str
+    mn_id: MobileNodeIdentifier
+    link_layer_id: bytes | None
+    serving: Anchor
+    anchors: list[Anchor] = field(default_factory=list)  # oldest first, the serving gateway never among them
+    ticks: int = 0  # newest timestamp accepted from a gateway or used by us towards one
+    sequence: int = 0  # of the PBU accepted last
+    access_technology: int = 0
+    expires_wall_s: float = 0.0
+    ending: bool = False  # de-registered; deleted when MinDelayBeforeBCEDelete is over
+    confirmed_wall_s: dict[IPv6Address, float] = field(default_factory=dict)  # last PBA of each anchor
+
+    def prefixes(self) -> list[IPv6Network]:
+        """Everything the node holds, the serving gateway's first."""
+        return [*self.serving.prefixes, *(prefix for anchor in self.anchors for prefix in anchor.prefixes)]
+
+    def anchor(self, maar: IPv6Address) -> Anchor | None:
+        """The entry of ``maar`` in the list of previous gateways."""
+        return next((anchor for anchor in self.anchors if anchor.maar == maar), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the store."""
+        return {
+            "subtype": int(self.mn_id.subtype),
+            "identifier": self.mn_id.identifier.hex(),
+            "link_layer_id": None if self.link_layer_id is None else self.link_layer_id.hex(),
+            "serving": self.serving.to_json(),
+            "anchors": [anchor.to_json() for anchor in self.anchors],
+            "ticks": self.ticks,
+            "sequence": self.sequence,
+            "access_technology": self.access_technology,
+            "expires_wall_s": self.expires_wall_s,
+            "ending": self.ending,
+        }
+
+    @classmethod
+    def from_json(cls, key: str, value: dict[str, Any]) -> Binding:
+        """From the store; raises KeyError or ValueError when it is not a binding."""
+        link_layer_id = value["link_layer_id"]
+        return cls(
+            key=key,
+            mn_id=MobileNodeIdentifier(value["subtype"], bytes.fromhex(value["identifier"])),
+            link_layer_id=None if link_layer_id is None else bytes.fromhex(link_layer_id),
+            serving=Anchor.from_json(value["serving"]),
+            anchors=[Anchor.from_json(anchor) for anchor in value["anchors"]],
+            ticks=value["ticks"],
+            sequence=value["sequence"],
+            access_technology=value["access_technology"],
+            expires_wall_s=value["expires_wall_s"],
+            ending=value["ending"],
+        )

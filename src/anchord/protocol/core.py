@@ -1,0 +1,143 @@
+"""What the two roles of a gateway share: sessions, leases, timers, tickets and the list of outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from anchord.declared import HostState
+from anchord.protocol.counters import Counters
+from anchord.protocol.exchange import Exchanges
+from anchord.protocol.identity import derive_router
+from anchord.protocol.outputs import Declare, Heed, Ignore, Output, Persist, Report, Send
+from anchord.protocol.prefixes import PrefixPool
+from anchord.protocol.session import Phase, Session
+from anchord.protocol.settings import GatewaySettings
+from anchord.protocol.timers import Instant, Timers
+from anchord.wire.messages import BindingAcknowledgement
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What to do when the kernel has made a declaration true.
+
+    ``acknowledgement``: a PBA to send to the CMD; None: the host is served now and gets its advertisements.
+    """
+
+    session: str
+    acknowledgement: BindingAcknowledgement | None = None
+
+
+class GatewayCore:
+    """State of one gateway. Roles change it and call ``emit``; the gateway hands the outputs to the caller."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        domain = settings.domain
+        self.settings = settings
+        self.sessions: dict[str, Session] = {}
+        self.by_mac: dict[bytes, Session] = {}
+        self.router_macs: dict[bytes, str] = {}  # every face shown here -> session key
+        self.pool = PrefixPool(settings.me.pools)
+        peers = (domain.central, *(a for a in domain.gateways if a != settings.me.address))
+        self.counters = Counters(peers)
+        self.exchanges = Exchanges(domain.timing, domain.limits)
+        self.timers: Timers[tuple[str, str]] = Timers()
+        self.conflicts: dict[str, str] = {}  # access interface -> who else is on that segment
+        self._outputs: list[Output] = []
+        self._ticket = 0
+        self._continuations: dict[int, Continuation] = {}
+        self._newest_ticket: dict[str, int] = {}
+
+    # Outputs
+
+    def emit(self, *outputs: Output) -> None:
+        """Add to what the caller is to carry out."""
+        for output in outputs:
+            if isinstance(output, Send):
+                self.counters.of(output.destination).messages_out += 1
+            self._outputs.append(output)
+
+    def take_outputs(self) -> list[Output]:
+        """Everything emitted since the last call."""
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def report(self, event: str, level: str = "info", **fields: Any) -> None:
+        """Tell the operator."""
+        self.emit(Report(event, level, fields))
+
+    # Sessions
+
+    def open(self, session: Session) -> None:
+        """Add a session."""
+        self.sessions[session.key] = session
+        self.by_mac[session.mac] = session
+        self.router_macs[session.router.mac] = session.key
+
+    def persist(self, session: Session) -> None:
+        """Journal a session as it is now."""
+        self.emit(Persist("session", session.key, session.to_json()))
+
+    def face(self, session_key: str, mn_id: Any, gateway: str) -> Any:
+        """Derive the face of ``gateway`` towards a node; collisions are settled at allocation (decision 15)."""
+        attempt = 0
+        while True:
+            router = derive_router(self.settings.domain.secret, gateway, mn_id, attempt)
+            if self.router_macs.get(router.mac, session_key) == session_key:
+                return router
+            attempt += 1
+
+    def close(self, session: Session, now: Instant, heed: bool = True) -> None:
+        """Forget a session; its prefix rests until the last advertised valid lifetime has run out."""
+        advertised = session.advertised_s >= 0 or session.phase is not Phase.REGISTERING
+        rest_s = self.settings.domain.lifetimes.valid_s if advertised else 0
+        until = now.wall_s + rest_s
+        self.pool.release(session.prefix, until)
+        if rest_s:
+            self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
+            self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
+        self.emit(Persist("session", session.key, None))
+        for kind in ("refresh", "expire", "advertise", "fallback", "probe", "redeclare"):
+            self.timers.cancel((kind, session.key))
+        self.exchanges.forget(session.key, self.settings.domain.central)
+        if heed:
+            self.detach(session)
+        self.emit(Declare(HostState(session.key), self._next_ticket(session.key)))
+        del self.sessions[session.key], self.by_mac[session.mac], self._newest_ticket[session.key]
+        for mac in [mac for mac, key in self.router_macs.items() if key == session.key]:
+            del self.router_macs[mac]
+
+    # Attachment
+
+    def attach(self, session: Session, interface: str) -> None:
+        """The node is on ``interface``: its frames need not be reported from there any more."""
+        if session.interface == interface:
+            return
+        self.detach(session)
+        session.interface = interface
+        self.emit(Ignore(interface, session.mac))
+
+    def detach(self, session: Session) -> None:
+        """The node is on none of our interfaces: whatever it sends here is news."""
+        if session.interface is not None:
+            self.emit(Heed(session.interface, session.mac))
+            session.interface = None
+
+    # Declarations
+
+    def declare(self, session: Session, then: Continuation | None = None) -> None:
+        """Have the kernel forward as the session says; ``then`` happens when it does."""
+        ticket = self._next_ticket(session.key)
+        if then is not None:
+            self._continuations[ticket] = then
+        self.emit(Declare(session.forwarding(), ticket))
+
+    def continuation(self, ticket: int) -> tuple[Continuation | None, bool]:
+        """What was to happen after ``ticket``, and whether no newer declaration of that session has been made."""
+        then = self._continuations.pop(ticket, None)
+        return then, then is not None and self._newest_ticket.get(then.session) == ticket
+
+    def _next_ticket(self, key: str) -> int:
+        self._ticket += 1
+        self._newest_ticket[key] = self._ticket
+        return self._ticket

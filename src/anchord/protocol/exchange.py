@@ -1,0 +1,194 @@
+"""What both ends of a PBU/PBA exchange need: sequence numbers, timestamps, retransmission, rate.
+
+Rules: RFC 6275 sections 9.5.1 and 11.7-11.8, RFC 5213 sections 5.5 and 6.9.4, RFC 8885 section 3.6. Decisions 8
+(one counter per pair of nodes), 11 (timestamps of messages that the CMD originates) and 24 (rate per peer and session).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address
+
+from anchord.protocol.outputs import Output, Persist, Send
+from anchord.protocol.settings import Limits, Timing
+from anchord.protocol.timers import Instant, Timers
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
+from anchord.wire.options import Timestamp
+
+# Sequence numbers are journalled in blocks: a restart skips the rest of a block instead of every message paying.
+SEQUENCE_BLOCK = 256
+# An answer may cross one repetition or a few, never more: a limit, because repetitions go on for ever.
+REMEMBERED_SEQUENCES = 8
+
+
+def ticks_of(wall_s: float) -> int:
+    """A time of day as an RFC 5213 section 8.8 timestamp: units of 1/65536 s since 1970."""
+    return int(wall_s * 65536)
+
+
+def judge_timestamp(ticks: int, last: int, now_wall_s: float, window_s: float) -> Status | None:
+    """RFC 5213 section 5.5: None when acceptable, else 157 (older than one accepted) or 156 (clocks differ).
+
+    157 is looked at first: an old message says nothing about the sender's clock.
+    """
+    if ticks <= last:
+        return Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED
+    if abs(ticks - ticks_of(now_wall_s)) > window_s * 65536:
+        return Status.TIMESTAMP_MISMATCH
+    return None
+
+
+def sequence_is_newer(sequence: int, last: int) -> bool:
+    """RFC 6275 section 9.5.1: acceptable iff not among the 32768 values up to and including ``last``."""
+    return (sequence - last) % 65536 in range(1, 32768)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A PBU that waits for its PBA."""
+
+    peer: IPv6Address
+    session: str
+    message: BindingUpdate
+    ticks: int  # of the last transmission; 0 when the message carries no Timestamp
+    first_sent: Instant
+    sent: Instant  # the last transmission
+    timeout_s: float
+    tries: int = 1
+    sequences: list[int] = field(default_factory=list)  # every number this exchange has used
+
+
+class Exchanges:
+    """All PBUs of one node that wait for an answer, at most one per (peer, session): the newest supersedes."""
+
+    def __init__(self, timing: Timing, limits: Limits) -> None:
+        self._timing = timing
+        self._limits = limits
+        self._waiting: dict[tuple[IPv6Address, str], Exchange] = {}
+        self._by_sequence: dict[tuple[IPv6Address, int], tuple[IPv6Address, str]] = {}
+        self._held: dict[tuple[IPv6Address, str], tuple[BindingUpdate, int]] = {}
+        self._recent: dict[tuple[IPv6Address, str], deque[float]] = {}
+        self._sequence: dict[IPv6Address, int] = {}
+        self._reserved: dict[IPv6Address, int] = {}
+        self._timers: Timers[tuple[str, tuple[IPv6Address, str]]] = Timers()
+
+    def restore_sequence(self, peer: IPv6Address, reserved: int) -> None:
+        """Go on after the highest number that may have been used before a restart."""
+        self._sequence[peer] = reserved
+        self._reserved[peer] = reserved
+
+    def adopt_sequence(self, peer: IPv6Address, sequence: int) -> None:
+        """Status 135 names the last number the peer accepted: go on after it (RFC 6275 section 11.7.3)."""
+        self._sequence[peer] = sequence
+        self._reserved[peer] = sequence
+
+    def start(self, peer: IPv6Address, session: str, message: BindingUpdate, ticks: int, now: Instant) -> list[Output]:
+        """Send ``message`` to ``peer`` and repeat it until answered or superseded.
+
+        Sequence number and Timestamp are filled in here; ``ticks`` is the timestamp of the first transmission (0: the
+        message carries none). More than MAX_UPDATE_RATE a second for one session are held back, never dropped; of
+        those held back only the newest goes out (decision 24).
+        """
+        key = (peer, session)
+        self.cancel(peer, session)
+        if self._over_rate(key, now):
+            self._held[key] = (message, ticks)
+            self._timers.set(("held", key), self._recent[key][0] + 1.0)
+            return []
+        exchange = Exchange(peer, session, message, ticks, now, now, self._timing.initial_bindack_s)
+        self._waiting[key] = exchange
+        return self._transmit(exchange, now)
+
+    def cancel(self, peer: IPv6Address, session: str) -> None:
+        """Stop repeating; the answer, should one come, matches nothing any more."""
+        key = (peer, session)
+        self._held.pop(key, None)
+        self._timers.cancel(("held", key))
+        exchange = self._waiting.pop(key, None)
+        if exchange is not None:
+            self._timers.cancel(("repeat", key))
+            for sequence in exchange.sequences:
+                self._by_sequence.pop((peer, sequence), None)
+
+    def outstanding(self, peer: IPv6Address, session: str) -> Exchange | None:
+        """What waits for an answer of ``peer`` about ``session``."""
+        return self._waiting.get((peer, session))
+
+    def match(self, peer: IPv6Address, ack: BindingAcknowledgement) -> Exchange | None:
+        """The exchange that ``ack`` answers, by sequence number (RFC 6275 section 11.7.3), or None. Ends nothing.
+
+        An answer to an earlier transmission of the same exchange counts: the content is the same. Status 135 carries
+        the peer's last accepted number instead of ours, so it is matched only if one exchange with the peer waits.
+        """
+        key = self._by_sequence.get((peer, ack.sequence))
+        if key is not None:
+            return self._waiting.get(key)
+        if ack.status == Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
+            candidates = [exchange for (other, _), exchange in self._waiting.items() if other == peer]
+            return candidates[0] if len(candidates) == 1 else None
+        return None
+
+    def next_s(self) -> float | None:
+        """When ``due`` has something to do (monotonic seconds)."""
+        return self._timers.next_s()
+
+    def due(self, now: Instant) -> Iterator[tuple[Exchange, list[Output]]]:
+        """Retransmissions and held messages whose time has come, each with the exchange it belongs to."""
+        while (item := self._timers.pop_due(now.monotonic_s)) is not None:
+            kind, key = item
+            if kind == "held":
+                message, ticks = self._held.pop(key)
+                # The timestamp was right when the message was written; receivers compare it with their clock now.
+                outputs = self.start(*key, message, max(ticks, ticks_of(now.wall_s)) if ticks else 0, now)
+                if key in self._waiting:
+                    yield self._waiting[key], outputs
+                continue
+            exchange = self._waiting[key]
+            exchange.tries += 1
+            # RFC 6275 section 11.8: double, up to MAX_BINDACK_TIMEOUT, then on and on (RFC 8885 section 3.6).
+            exchange.timeout_s = min(exchange.timeout_s * 2, self._timing.max_bindack_s)
+            if exchange.ticks:
+                # RFC 5213 section 6.9.4 (4): a repetition carries the latest timestamp.
+                exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks + 1)
+            yield exchange, self._transmit(exchange, now)
+
+    def _over_rate(self, key: tuple[IPv6Address, str], now: Instant) -> bool:
+        """RFC 6275 section 11.8: no more than MAX_UPDATE_RATE in a second; prunes what is older on the way."""
+        recent = self._recent.setdefault(key, deque())
+        while recent and recent[0] <= now.monotonic_s - 1.0:
+            recent.popleft()
+        return len(recent) >= self._limits.max_update_rate
+
+    def _transmit(self, exchange: Exchange, now: Instant) -> list[Output]:
+        key = (exchange.peer, exchange.session)
+        sequence, outputs = self._next_sequence(exchange.peer)
+        options = exchange.message.options
+        if exchange.ticks:
+            options = tuple(Timestamp(exchange.ticks) if isinstance(o, Timestamp) else o for o in options)
+        exchange.message = replace(exchange.message, sequence=sequence, options=options)
+        exchange.sequences.append(sequence)
+        if len(exchange.sequences) > REMEMBERED_SEQUENCES:
+            self._by_sequence.pop((exchange.peer, exchange.sequences.pop(0)), None)
+        exchange.sent = now
+        self._by_sequence[exchange.peer, sequence] = key
+        self._over_rate(key, now)
+        self._recent[key].append(now.monotonic_s)
+        self._timers.set(("repeat", key), now.monotonic_s + exchange.timeout_s)
+        return [*outputs, Send(exchange.peer, exchange.message)]
+
+    def forget(self, session: str, peer: IPv6Address) -> None:
+        """The session is over for this peer: drop even the memory of how often it was asked."""
+        self.cancel(peer, session)
+        self._recent.pop((peer, session), None)
+
+    def _next_sequence(self, peer: IPv6Address) -> tuple[int, list[Output]]:
+        sequence = (self._sequence.get(peer, 0) + 1) % 65536
+        self._sequence[peer] = sequence
+        reserved = self._reserved.get(peer)
+        if reserved is None or sequence == reserved or (sequence - reserved) % 65536 < 32768:
+            reserved = (sequence + SEQUENCE_BLOCK) % 65536
+            self._reserved[peer] = reserved
+            return sequence, [Persist("sequence", str(peer), {"reserved": reserved})]
+        return sequence, []

@@ -1,0 +1,218 @@
+"""A gateway (D-GW; RFC 8885: MAAR) as one object: inputs and the time in, outputs out.
+
+A gateway plays a role per mobile node and per prefix: plain router for a prefix it anchors and whose node is here,
+anchor for a prefix whose node is elsewhere (``anchoring.py``), serving gateway for all nodes that are attached
+(``serving.py``). ``session.py`` draws the states of one node.
+
+Whatever it promises to others - a PBA with status 0, a Router Advertisement - leaves only after the kernel has
+acknowledged the forwarding behind it: a declaration goes out with a ticket, and the promise waits for ``Installed``.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, IPv6Network
+from typing import Any
+
+from anchord.protocol.anchoring import AnchoringRole
+from anchord.protocol.core import GatewayCore
+from anchord.protocol.counters import Counters
+from anchord.protocol.identity import mn_id_text
+from anchord.protocol.inputs import (
+    HostSeen,
+    Input,
+    Installed,
+    MessageMalformed,
+    MessageReceived,
+    SegmentClear,
+    SegmentConflict,
+)
+from anchord.protocol.outputs import Heed, Ignore, Output, Persist, Send
+from anchord.protocol.serving import ServingRole
+from anchord.protocol.session import Phase, Session
+from anchord.protocol.settings import GatewaySettings
+from anchord.protocol.timers import Instant
+from anchord.wire.messages import (
+    BindingAcknowledgement,
+    BindingError,
+    BindingErrorStatus,
+    BindingUpdate,
+    BindingUpdateFlag,
+    UnknownMessage,
+)
+from anchord.wire.options import MalformedOption
+
+
+class Gateway:
+    """The protocol of one gateway. Not thread-safe; never blocks; never raises on anything that arrives."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self._core = GatewayCore(settings)
+        self._serving = ServingRole(self._core)
+        self._anchoring = AnchoringRole(self._core)
+
+    @property
+    def counters(self) -> Counters:
+        """What was dropped, refused and repeated, by peer and cause."""
+        return self._core.counters
+
+    @property
+    def sessions(self) -> dict[str, Session]:
+        """All nodes known here, by session key; for reading only."""
+        return self._core.sessions
+
+    def resting(self) -> dict[IPv6Network, float]:
+        """Prefixes that were given back, and the wall-clock second at which each is free again."""
+        return self._core.pool.resting()
+
+    def conflicts(self) -> dict[str, str]:
+        """Access interfaces on which another gateway was heard, and which."""
+        return dict(self._core.conflicts)
+
+    # Life
+
+    def restore(self, journal: dict[str, dict[str, dict[str, Any]]], now: Instant) -> list[Output]:
+        """Take over what an earlier process had persisted: ``{table: {key: value}}``. Call once, first.
+
+        Everything that was true is declared again, so that the forwarding layer can tell it from leftovers.
+        """
+        for peer, value in sorted(journal.get("sequence", {}).items()):
+            self._core.exchanges.restore_sequence(IPv6Address(peer), int(value["reserved"]))
+        for text, value in sorted(journal.get("resting", {}).items()):
+            self._core.pool.release(IPv6Network(text), value["until_wall_s"])
+            rest_s = max(value["until_wall_s"] - now.wall_s, 0.0)
+            self._core.timers.set(("rested", text), now.monotonic_s + rest_s)
+        for key, value in sorted(journal.get("session", {}).items()):
+            self._restore_session(key, value, now)
+        return self._core.take_outputs()
+
+    def _restore_session(self, key: str, value: dict[str, Any], now: Instant) -> None:
+        core = self._core
+        session = Session.from_json(key, value)
+        if not self.settings.me.owns(session.prefix) or not core.pool.claim(session.prefix, key):
+            core.report("journal-refused", "error", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
+            core.emit(Persist("session", key, None))
+            return
+        core.open(session)
+        for anchor in session.anchors:
+            if anchor.router is not None:
+                core.router_macs[anchor.router.mac] = key
+        left_s = max(session.expires_wall_s - now.wall_s, 0.0)
+        if session.phase is Phase.REGISTERING:
+            # The PBU may or may not have left. The lease stands; the next frame registers again.
+            session.phase, session.interface = Phase.AWAY, None
+            left_s = float(self.settings.domain.lifetimes.binding_s)
+        if session.interface is not None:
+            core.emit(Ignore(session.interface, session.mac))
+            session.advertised_s = now.monotonic_s
+            lifetimes = self.settings.domain.lifetimes
+            core.timers.set(("advertise", key), now.monotonic_s + lifetimes.advertise_every_s / 10)
+            core.timers.set(("refresh", key), now.monotonic_s + min(1.0, left_s / 2))
+        core.timers.set(("expire", key), now.monotonic_s + left_s)
+        core.declare(session)
+
+    def handle(self, event: Input, now: Instant) -> list[Output]:
+        """One input."""
+        if isinstance(event, HostSeen):
+            self._serving.host_seen(event, now)
+        elif isinstance(event, MessageReceived):
+            self._message(event, now)
+        elif isinstance(event, Installed):
+            self._installed(event, now)
+        elif isinstance(event, MessageMalformed):
+            self.counters.heard(event.source, now)
+            self.counters.of(event.source).drop(f"malformed.{event.cause}")
+        elif isinstance(event, SegmentConflict):
+            if self._core.conflicts.get(event.interface) != event.other:
+                self._core.conflicts[event.interface] = event.other
+                self._core.report("segment-conflict", "error", interface=event.interface, other=event.other)
+        elif isinstance(event, SegmentClear) and self._core.conflicts.pop(event.interface, None) is not None:
+            self._core.report("segment-clear", interface=event.interface)
+        return self._core.take_outputs()
+
+    def next_timer_s(self) -> float | None:
+        """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
+        times = [t for t in (self._core.timers.next_s(), self._core.exchanges.next_s()) if t is not None]
+        return min(times) if times else None
+
+    def handle_timers(self, now: Instant) -> list[Output]:
+        """Everything that is due at ``now``."""
+        for exchange, outputs in self._core.exchanges.due(now):
+            session = self._core.sessions.get(exchange.session)
+            if session is None and exchange.tries > self.settings.domain.limits.end_tries:
+                # The session is over here in any case; the CMD's own timer ends it there.
+                self._core.exchanges.cancel(exchange.peer, exchange.session)
+            elif session is not None and session.phase is Phase.AWAY:
+                self._core.exchanges.cancel(exchange.peer, exchange.session)
+            else:
+                if exchange.tries > 1:
+                    self.counters.of(exchange.peer).repeated += 1
+                self._core.emit(*outputs)
+        while (item := self._core.timers.pop_due(now.monotonic_s)) is not None:
+            self._timer(*item, now)
+        return self._core.take_outputs()
+
+    def _timer(self, kind: str, key: str, now: Instant) -> None:
+        session = self._core.sessions.get(key)
+        if kind == "fallback":
+            self._serving.unanswered(key, now)
+        elif kind == "refresh":
+            self._serving.refresh_due(key, now)
+        elif kind == "probe":
+            self._serving.probe(key, now)
+        elif kind == "redeclare":
+            self._serving.redeclare(key)
+        elif kind == "advertise" and session is not None:
+            self._serving.advertise(session, now)
+        elif kind == "expire" and session is not None:
+            self._serving.expired(session, now)
+        elif kind == "rested":
+            self._core.emit(Persist("resting", key, None))
+        elif kind == "heed":
+            interface, _, mac = key.rpartition("/")
+            self._core.emit(Heed(interface, bytes.fromhex(mac)))
+
+    # Inputs
+
+    def _installed(self, event: Installed, now: Instant) -> None:
+        then, newest = self._core.continuation(event.ticket)
+        if then is None:
+            return
+        session = self._core.sessions.get(then.session)
+        if then.acknowledgement is not None:
+            # An older answer than the newest declaration is still true: what it promised was overtaken, not undone.
+            self._anchoring.installed(session, then.acknowledgement, event.error)
+        elif newest and session is not None:
+            self._serving.installed(session, event.error, now)
+
+    def _message(self, event: MessageReceived, now: Instant) -> None:
+        """RFC 6275 section 9.2 and RFC 5213 section 5.3.1 (1): only what a configured peer says is looked at."""
+        counters = self.counters.of(event.source)
+        self.counters.heard(event.source, now)
+        message = event.message
+        if event.source not in self.counters.peers:
+            counters.drop("unconfigured-peer")
+        elif isinstance(message, UnknownMessage):
+            counters.drop("unknown-type")
+            if event.unicast:
+                self._core.emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))
+        elif isinstance(message, BindingError):
+            counters.drop(f"binding-error.{message.status}")
+        elif event.source != self.settings.domain.central or not self.settings.domain.mobility:
+            # Between gateways nothing is signalled while a CMD stands between them.
+            counters.drop("not-the-central")
+        else:
+            for option in message.options:
+                if isinstance(option, MalformedOption):
+                    counters.drop(f"malformed-option.{option.kind}")
+            if isinstance(message, BindingAcknowledgement):
+                self._serving.acknowledged(message, now)
+            else:
+                self._update(message, event, now)
+
+    def _update(self, update: BindingUpdate, event: MessageReceived, now: Instant) -> None:
+        wanted = BindingUpdateFlag.PROXY | BindingUpdateFlag.ACKNOWLEDGE
+        if not event.unicast or update.flags & wanted != wanted:
+            self.counters.of(event.source).drop("not-a-proxy-update")
+        else:
+            self._anchoring.updated(update, now)

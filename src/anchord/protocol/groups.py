@@ -1,0 +1,170 @@
+"""Anchors as they travel in options: which DLIF and local networks belong to which anchor (decision 1).
+
+RFC 8885 does not say how the options 69 (DLIF link-local address), 70 (DLIF link-layer address) and 66 (local
+prefix) are matched to 67 (Previous MAAR). We send contiguous groups ``67 [67 of the same MAAR ...] 69 70 66*``.
+On receipt 69, 70 and 66 belong to the nearest 67 before them, and before any 67 to the sender itself. A peer that
+lists all 67 first and all 69 (70) after them, equally many, is understood by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Address, IPv6Network
+from typing import Any
+
+from anchord.declared import LogicalRouter
+from anchord.wire.options import (
+    DlifLinkLayerAddress,
+    DlifLinkLocalAddress,
+    LocalPrefix,
+    Option,
+    PreviousMaar,
+)
+
+# Decision 33: a message stays below the IPv6 minimum MTU of 1280 with its IPv6 header.
+MESSAGE_BYTES = 1240
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """One anchoring gateway of a mobile node and what it anchors."""
+
+    maar: IPv6Address
+    prefixes: tuple[IPv6Network, ...]
+    router: LogicalRouter | None = None  # None: the peer did not say; derive it
+    local_networks: tuple[IPv6Network, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal."""
+        return {
+            "maar": str(self.maar),
+            "prefixes": [str(p) for p in self.prefixes],
+            "router": router_to_json(self.router),
+            "local_networks": [str(p) for p in self.local_networks],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Anchor:
+        """From the journal."""
+        return cls(
+            IPv6Address(value["maar"]),
+            tuple(IPv6Network(p) for p in value["prefixes"]),
+            router_from_json(value["router"]),
+            tuple(IPv6Network(p) for p in value["local_networks"]),
+        )
+
+
+def router_to_json(router: LogicalRouter | None) -> dict[str, str] | None:
+    """For the journal."""
+    return None if router is None else {"mac": router.mac.hex(), "address": str(router.address)}
+
+
+def router_from_json(value: dict[str, str] | None) -> LogicalRouter | None:
+    """From the journal."""
+    return None if value is None else LogicalRouter(bytes.fromhex(value["mac"]), IPv6Address(value["address"]))
+
+
+def face_options(router: LogicalRouter | None, local_networks: Iterable[IPv6Network]) -> tuple[Option, ...]:
+    """Options 69, 70 and 66 of one gateway."""
+    face: tuple[Option, ...] = ()
+    if router is not None:
+        face = (DlifLinkLocalAddress(router.address), DlifLinkLayerAddress(router.mac))
+    return face + tuple(LocalPrefix(network) for network in local_networks)
+
+
+def write_group(anchor: Anchor) -> tuple[Option, ...]:
+    """One contiguous group."""
+    previous: tuple[Option, ...] = tuple(PreviousMaar(anchor.maar, prefix) for prefix in anchor.prefixes)
+    return previous + face_options(anchor.router, anchor.local_networks)
+
+
+def group_bytes(anchor: Anchor) -> int:
+    """An upper bound of what a group takes on the wire, padding included."""
+    face = 18 + 10 + 4 if anchor.router is not None else 0
+    return len(anchor.prefixes) * (36 + 4) + face + len(anchor.local_networks) * (20 + 4)
+
+
+def split_groups(anchors: Sequence[Anchor], fixed_bytes: int) -> list[tuple[Anchor, ...]]:
+    """Distribute groups over as many messages as needed, each below MESSAGE_BYTES (decision 33); at least one."""
+    parts: list[list[Anchor]] = [[]]
+    room = MESSAGE_BYTES - fixed_bytes
+    for anchor in anchors:
+        size = group_bytes(anchor)
+        if parts[-1] and size > room:
+            parts.append([])
+            room = MESSAGE_BYTES - fixed_bytes
+        parts[-1].append(anchor)
+        room -= size
+    return [tuple(part) for part in parts]
+
+
+@dataclass(slots=True)
+class _Draft:
+    maar: IPv6Address
+    prefixes: list[IPv6Network]
+    addresses: list[IPv6Address]
+    macs: list[bytes]
+    local_networks: list[IPv6Network]
+
+    def anchor(self) -> Anchor:
+        router = None
+        if self.addresses and self.macs and len(self.macs[0]) == 6:
+            router = LogicalRouter(self.macs[0], self.addresses[0])
+        return Anchor(self.maar, tuple(self.prefixes), router, tuple(self.local_networks))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadGroups:
+    """What a message says of anchors. ``own`` is the sender's face (no prefixes); ``orphans`` options fit nowhere."""
+
+    own: Anchor
+    anchors: tuple[Anchor, ...]
+    orphans: int
+
+
+def read_groups(sender: IPv6Address, options: Iterable[Option]) -> ReadGroups:
+    """Collect the groups of a message that came from ``sender``; never raises."""
+    own = _Draft(sender, [], [], [], [])
+    drafts: list[_Draft] = []
+    current = own
+    for option in options:
+        if isinstance(option, PreviousMaar):
+            if not drafts or current is own or current.maar != option.maar or current.addresses or current.macs:
+                current = next((d for d in drafts if d.maar == option.maar), _Draft(option.maar, [], [], [], []))
+                if current not in drafts:
+                    drafts.append(current)
+            if option.prefix not in current.prefixes:
+                current.prefixes.append(option.prefix)
+        elif isinstance(option, DlifLinkLocalAddress):
+            current.addresses.append(option.address)
+        elif isinstance(option, DlifLinkLayerAddress):
+            current.macs.append(option.address)
+        elif isinstance(option, LocalPrefix):
+            current.local_networks.append(option.prefix)
+    _pair_by_position(drafts)
+    everyone = [own, *drafts]
+    orphans = sum(max(0, len(d.addresses) - 1) + max(0, len(d.macs) - 1) for d in everyone)
+    return ReadGroups(own.anchor(), tuple(d.anchor() for d in drafts), orphans)
+
+
+def _pair_by_position(drafts: list[_Draft]) -> None:
+    """All 67 first and as many 69 (and 70) after them: the n-th 69 belongs to the n-th 67 (decision 1)."""
+    if len(drafts) < 2 or any(d.addresses or d.macs for d in drafts[:-1]):
+        return
+    last = drafts[-1]
+    if len(last.addresses) == len(last.macs) == len(drafts):
+        for draft, address, mac in zip(drafts, list(last.addresses), list(last.macs), strict=True):
+            draft.addresses, draft.macs = [address], [mac]
+
+
+def merge_anchors(known: tuple[Anchor, ...], more: tuple[Anchor, ...]) -> tuple[Anchor, ...]:
+    """Both lists as one; PBAs with the same sequence number are additive (decision 12)."""
+    merged = {anchor.maar: anchor for anchor in known}
+    for anchor in more:
+        old = merged.get(anchor.maar)
+        if old is not None:
+            prefixes = old.prefixes + tuple(p for p in anchor.prefixes if p not in old.prefixes)
+            anchor = replace(anchor, prefixes=prefixes, router=anchor.router or old.router)
+        merged[anchor.maar] = anchor
+    return tuple(merged.values())

@@ -1,0 +1,65 @@
+"""What can happen to a protocol object. Every value here can be written down and fed in again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+from anchord.wire.messages import Message
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """A well-formed Mobility Header message came in. ``unicast``: it was sent to a unicast address of ours."""
+
+    source: IPv6Address
+    message: Message
+    unicast: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MessageMalformed:
+    """Bytes came in that are no message; ``cause`` is the token of the wire layer's error."""
+
+    source: IPv6Address
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostSeen:
+    """A frame of a candidate host was noticed on an access interface, whatever noticed it.
+
+    ``solicited``: the frame was a Router Solicitation. ``reassociated``: layer 2 says that the host (re)associated,
+    so it may have forgotten its routers.
+    """
+
+    interface: str
+    mac: bytes
+    solicited: bool = False
+    reassociated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentConflict:
+    """Another gateway (or another access interface of ours) was heard on ``interface``; ``other`` names it."""
+
+    interface: str
+    other: str
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentClear:
+    """The conflict on ``interface`` is over."""
+
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """The forwarding layer made declaration ``ticket`` true, or could not (``error`` says why)."""
+
+    ticket: int
+    error: str | None = None
+
+
+Input = MessageReceived | MessageMalformed | HostSeen | SegmentConflict | SegmentClear | Installed

@@ -1,0 +1,115 @@
+"""One mobile node as one gateway knows it, and the forwarding that follows from it.
+
+::
+
+            frame                    PBA 0                     PBU* (it is elsewhere now)
+    (none) ------> REGISTERING --------------> SERVING -------------------------------> AWAY
+                     ^   |  refused: gone          |  lifetime over: gone                 |
+                     |   +--> (none)               +--> (none)                            |
+                     +--------------------------------------------------------------------+
+                                           frame (it came back)
+
+RFC 8885 calls a gateway S-MAAR for a node that is SERVING and P-MAAR for one that is AWAY.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv6Address, IPv6Network
+from typing import Any
+
+from anchord.declared import HostState, LogicalRouter, PrefixEntry, Role
+from anchord.protocol.groups import Anchor, router_from_json, router_to_json
+from anchord.wire.options import MobileNodeIdentifier
+
+
+class Phase(Enum):
+    """Where a mobile node stands with this gateway."""
+
+    REGISTERING = "registering"
+    SERVING = "serving"
+    AWAY = "away"
+
+
+@dataclass(slots=True)
+class Session:
+    """State of one mobile node at one gateway. Wall-clock times in seconds since 1970, UTC."""
+
+    key: str
+    mn_id: MobileNodeIdentifier
+    mac: bytes
+    prefix: IPv6Network  # of our own pool, leased to this node
+    router: LogicalRouter  # our face towards this node
+    phase: Phase
+    interface: str | None = None  # access interface, when attached
+    anchors: tuple[Anchor, ...] = ()  # the node's other anchors, when SERVING
+    withdrawn: tuple[Anchor, ...] = ()  # anchors whose routers the host has still to be told to forget
+    serving: IPv6Address | None = None  # who serves it, when AWAY
+    ticks: int = 0  # newest timestamp accepted, from us or about us
+    registered: bool = False  # the CMD has acknowledged what we serve
+    expires_wall_s: float = 0.0
+    answered_sequence: int = -1  # of the PBU whose PBAs are still additive (decision 12)
+    # The rest is not journalled: it is about this moment.
+    heard_s: float = 0.0  # monotonic; last frame of the node
+    probes: int = 0  # unanswered ones
+    advertised_s: float = -1.0  # monotonic; last advertisement
+    left_s: float = -1.0  # monotonic; when it was reported elsewhere
+    timeline: dict[str, float] = field(default_factory=dict)  # monotonic seconds by phase of this handover
+
+    def forwarding(self) -> HostState:
+        """What should be true of this node in the kernel now."""
+        here = self.interface is not None
+        entries: list[PrefixEntry] = []
+        if here and self.phase is Phase.SERVING:
+            # Imported prefixes first: the flows that are waiting for this run through them.
+            entries += [
+                PrefixEntry(prefix, Role.IMPORTED, anchor.router, anchor.maar)
+                for anchor in self.anchors
+                for prefix in anchor.prefixes
+            ]
+            entries.append(PrefixEntry(self.prefix, Role.ANCHORED, self.router))
+        else:
+            if self.serving is not None:
+                entries.append(PrefixEntry(self.prefix, Role.EXPORTED, None, self.serving))
+            if here and self.phase is Phase.REGISTERING:
+                entries.append(PrefixEntry(self.prefix, Role.PREPARED, self.router))
+        return HostState(self.key, self.mac if here else None, self.interface, tuple(entries))
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal."""
+        return {
+            "subtype": int(self.mn_id.subtype),
+            "identifier": self.mn_id.identifier.hex(),
+            "mac": self.mac.hex(),
+            "prefix": str(self.prefix),
+            "router": router_to_json(self.router),
+            "phase": self.phase.value,
+            "interface": self.interface,
+            "anchors": [anchor.to_json() for anchor in self.anchors],
+            "serving": None if self.serving is None else str(self.serving),
+            "ticks": self.ticks,
+            "registered": self.registered,
+            "expires_wall_s": self.expires_wall_s,
+        }
+
+    @classmethod
+    def from_json(cls, key: str, value: dict[str, Any]) -> Session:
+        """From the journal; raises KeyError or ValueError when it is not a session."""
+        router = router_from_json(value["router"])
+        if router is None:
+            raise ValueError("a session without a logical router")
+        return cls(
+            key=key,
+            mn_id=MobileNodeIdentifier(value["subtype"], bytes.fromhex(value["identifier"])),
+            mac=bytes.fromhex(value["mac"]),
+            prefix=IPv6Network(value["prefix"]),
+            router=router,
+            phase=Phase(value["phase"]),
+            interface=value["interface"],
+            anchors=tuple(Anchor.from_json(anchor) for anchor in value["anchors"]),
+            serving=None if value["serving"] is None else IPv6Address(value["serving"]),
+            ticks=value["ticks"],
+            registered=value["registered"],
+            expires_wall_s=value["expires_wall_s"],
+        )

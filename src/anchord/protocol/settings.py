@@ -1,0 +1,111 @@
+"""What a node has been told: the domain, which is the same on every node, and the node's own part.
+
+Plain values; the daemons fill them from TOML, tests and simulations write them down directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayInfo:
+    """One gateway as everybody in the domain knows it."""
+
+    name: str
+    address: IPv6Address  # source of its PBUs, Proxy-CoA, tunnel endpoint
+    pools: tuple[IPv6Network, ...]  # exclusive to this gateway: a prefix names its anchor
+    local_networks: tuple[IPv6Network, ...] = ()
+
+    def owns(self, prefix: IPv6Network) -> bool:
+        """Whether ``prefix`` is a /64 out of this gateway's pools."""
+        return prefix.prefixlen == 64 and any(prefix.subnet_of(pool) for pool in self.pools)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """Seconds. Short enough that a host forgets a released prefix soon (RFC 4862 section 5.5.3 e keeps 2 h)."""
+
+    valid_s: int = 600
+    preferred_s: int = 300
+    router_s: int = 600
+    advertise_every_s: int = 100
+    binding_s: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Protocol timers, in seconds.
+
+    ``initial_bindack_s`` and ``max_bindack_s`` are INITIAL_BINDACK_TIMEOUT and MAX_BINDACK_TIMEOUT of RFC 6275
+    section 12, ``timestamp_window_s`` and ``min_delay_before_bce_delete_s`` are variables of RFC 5213 section 9.
+    """
+
+    initial_bindack_s: float = 1.0
+    max_bindack_s: float = 32.0
+    fallback_s: float = 0.25
+    timestamp_window_s: float = 0.3
+    min_delay_before_bce_delete_s: float = 10.0
+    probe_after_s: float = 30.0
+    probe_interval_s: float = 1.0
+    dead_man_lifetimes: float = 3.0
+    refuse_s: float = 30.0
+    advertise_guard_s: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A limit on everything that a peer or a host can make grow. MAX_UPDATE_RATE is RFC 6275 section 12."""
+
+    hosts: int = 1000
+    bindings: int = 1_000_000
+    anchors_per_host: int = 7
+    attaches_per_s: float = 50.0
+    attach_burst: int = 200
+    max_update_rate: int = 3
+    end_tries: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSettings:
+    """The domain, equal on every node."""
+
+    secret: bytes
+    central: IPv6Address
+    gateways: Mapping[IPv6Address, GatewayInfo]  # by address
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    timing: Timing = field(default_factory=Timing)
+    limits: Limits = field(default_factory=Limits)
+    mobility: bool = True  # False: plain routers, each advertising its own prefixes only
+    serve_unregistered: bool = True
+    strict_8885: bool = False  # True: options 69, 70, 66 in PBAs only (decision 2)
+    timestamps: bool = True  # TimestampBasedApproachInUse, RFC 5213 section 9.3
+
+    def anchor_of(self, prefix: IPv6Network) -> GatewayInfo | None:
+        """The only gateway that can have given out ``prefix``: pools are exclusive."""
+        for gateway in self.gateways.values():
+            if gateway.owns(prefix):
+                return gateway
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """One gateway: its entry in the domain and what only it knows."""
+
+    me: GatewayInfo
+    domain: DomainSettings
+    mtu: int = 1460  # advertised on every DLIF: what fits through a tunnel on this core
+    access_technology: int = 3  # RFC 5213 section 8.5: IEEE 802.3
+    ignore: frozenset[bytes] = frozenset()  # MAC addresses never taken for a host
+    listed: frozenset[bytes] | None = None  # None: any host may attach
+
+
+@dataclass(frozen=True, slots=True)
+class CentralSettings:
+    """The Central Mobility Database."""
+
+    domain: DomainSettings
+    listed: frozenset[bytes] | None = None  # MN identifiers that may register; None: any

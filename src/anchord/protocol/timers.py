@@ -1,0 +1,64 @@
+"""Time as the protocol sees it: an instant that is handed in, and a list of what is due when."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from typing import Generic, NamedTuple, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Instant(NamedTuple):
+    """One moment on two clocks.
+
+    ``monotonic_s`` drives every timer and never jumps. ``wall_s`` (seconds since 1970, UTC) is what RFC 5213
+    timestamps carry and what survives a restart; a jump of it may delay a registration but never fires a timer.
+    """
+
+    monotonic_s: float
+    wall_s: float
+
+
+class Timers(Generic[K]):
+    """Timers by key; setting one again moves it. Equal times fire in the order in which they were set."""
+
+    def __init__(self) -> None:
+        self._due: dict[K, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, K]] = []
+        self._serial = 0
+
+    def set(self, key: K, at_s: float) -> None:
+        """Let ``key`` fall due at the monotonic time ``at_s`` (seconds), instead of any earlier setting."""
+        self._serial += 1
+        self._due[key] = (at_s, self._serial)
+        heapq.heappush(self._heap, (at_s, self._serial, key))
+        # Moved timers leave a dead entry behind; the heap is rebuilt before those can outgrow the live ones.
+        if len(self._heap) > 64 + 2 * len(self._due):
+            self._heap = [(at, serial, k) for k, (at, serial) in self._due.items()]
+            heapq.heapify(self._heap)
+
+    def cancel(self, key: K) -> None:
+        """Forget ``key``; unknown keys are fine."""
+        self._due.pop(key, None)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._due
+
+    def next_s(self) -> float | None:
+        """The monotonic time (seconds) of the next timer, or None when nothing is waiting."""
+        while self._heap:
+            at_s, serial, key = self._heap[0]
+            if self._due.get(key) == (at_s, serial):
+                return at_s
+            heapq.heappop(self._heap)
+        return None
+
+    def pop_due(self, now_s: float) -> K | None:
+        """Take one key that is due at ``now_s``, or None."""
+        at_s = self.next_s()
+        if at_s is None or at_s > now_s:
+            return None
+        key = heapq.heappop(self._heap)[2]
+        del self._due[key]
+        return key
