@@ -6,6 +6,11 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A slow or busy machine is no failure.
+settings.register_profile("anchord", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("anchord")
 
 AS_ROOT = os.geteuid() == 0
 

@@ -113,6 +113,8 @@ def dotted(where: Place) -> str:
     """A place in a file as people write it: ``gateways.gw1.pools[0]``."""
     text = ""
     for part in where:
+        if part == "[key]":  # pydantic's way to say: the key itself, not what is under it
+            continue
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text or "(file)"
 
