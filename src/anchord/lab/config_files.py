@@ -1,0 +1,102 @@
+"""The configuration files of a lab's daemons, made from its topology."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from anchord.lab.topology import CORE_INTERFACE, Central, Gateway, Topology
+
+DOMAIN_FILE = "domain.toml"
+
+
+def write(directory: Path, topology: Topology) -> None:
+    """Write ``domain.toml`` and a file for each daemon into a lab's directory."""
+    _write(directory / DOMAIN_FILE, domain_settings(topology))
+    for gateway in topology.gateways.values():
+        wiring = {"access": [link.interface for link in gateway.links], "core": [CORE_INTERFACE]}
+        _write(node_file(directory, gateway.name), _node_settings(directory, gateway, wiring))
+    _write(node_file(directory, topology.central.name), _node_settings(directory, topology.central, {}))
+
+
+def node_file(directory: Path, node: str) -> Path:
+    """A daemon's own configuration file."""
+    return directory / f"{node}.toml"
+
+
+def domain_settings(topology: Topology) -> dict[str, Any]:
+    """The domain's settings, with what the topology overrides. The secret is a new one each time it gives none."""
+    settings = {
+        "name": topology.name,
+        "secret": secrets.token_hex(16),
+        "mobility": topology.mobility,
+        "central": {"address": str(topology.central.address), "mode": "proxy"},
+        "gateways": {
+            gateway.name: {
+                "address": str(gateway.address),
+                "pools": [str(pool) for pool in gateway.pools],
+                "local_networks": [str(network) for network in gateway.local_networks],
+            }
+            for gateway in topology.gateways.values()
+        },
+    }
+    return merged(settings, topology.domain)
+
+
+def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` with every value of ``overrides`` in its place; tables are merged, anything else is replaced."""
+    result = dict(settings)
+    for key, value in overrides.items():
+        old = result.get(key)
+        both_tables = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(old, value) if both_tables else value  # type: ignore[arg-type]
+    return result
+
+
+def toml(table: Mapping[str, Any]) -> str:
+    """A table as TOML: strings, numbers, booleans, lists and tables of them (the standard library only reads it)."""
+    return "\n".join(_lines(table, ())) + "\n"
+
+
+def _node_settings(directory: Path, node: Gateway | Central, wiring: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {
+        "node": node.name,
+        "domain": DOMAIN_FILE,
+        **wiring,
+        "state": str(directory / "state" / node.name),
+        "run": str(directory / "run"),
+    }
+    return merged(settings, node.node)
+
+
+def _write(path: Path, settings: Mapping[str, Any]) -> None:
+    path.touch(mode=0o600)  # the domain's secret is inside
+    path.write_text(toml(settings))
+
+
+def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    for key, value in table.items():
+        if not isinstance(value, Mapping):
+            yield f"{_key(key)} = {_value(value)}"
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            inner = (*path, key)
+            yield f"\n[{'.'.join(_key(part) for part in inner)}]"
+            yield from _lines(value, inner)
+
+
+def _key(key: str) -> str:
+    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else json.dumps(key)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(key)} = {_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(inner) for inner in value) + "]"
+    if isinstance(value, bool | int | float | str):
+        return json.dumps(value, ensure_ascii=False)  # the same form in both languages
+    return str(value)  # dates and times

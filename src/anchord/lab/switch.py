@@ -1,0 +1,59 @@
+"""The access switch of a lab: what moves a host from one gateway's access link to another's.
+
+Real access points broadcast a frame with the station's MAC as its source once a station has associated, an 802.2 XID
+response ("Layer 2 Update", IEEE 802.11F): every bridge on the way learns the station's new place from it, and a gateway
+hears of a host that itself says nothing for seconds. So does this switch.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from anchord.lab.errors import LabError
+from anchord.lab.links import Link, Links
+from anchord.lab.namespaces import host_port, inside
+from anchord.lab.topology import AccessLink
+from anchord.wire.neighbor import layer2_update_frame
+
+
+def move(namespace: str, host: str, mac: bytes, target: AccessLink, silent: bool, flap_ms: float | None) -> int:
+    """Take a host's port to another access link, and return the time at which it was there (ns since the epoch).
+
+    ``namespace`` is the switch's, ``mac`` the host's. The port changes its bridge in one step with the carrier kept;
+    ``flap_ms``: the carrier at the host is gone for so many milliseconds, with the change in the middle. Then the
+    Layer 2 Update frame goes out, unless ``silent``. A host that is there already is announced all the same.
+    """
+    with Links(namespace) as links:
+        known = {link.name: link for link in links.all()}
+        port, bridge = _named(known, host_port(host)), _named(known, target.bridge)
+        if flap_ms is not None:
+            links.set_up(port, False)
+            time.sleep(flap_ms / 2000)
+        if port.master != bridge.index:
+            links.set_master(port, bridge)
+        if flap_ms is not None:
+            time.sleep(flap_ms / 2000)
+            links.set_up(port, True)
+        moved_ns = time.time_ns()
+        if not silent:
+            others = [link.name for link in known.values() if link.master == bridge.index and link != port]
+            _announce(namespace, others, mac)
+            links.learn(port, mac)
+        return moved_ns
+
+
+def _announce(namespace: str, ports: list[str], mac: bytes) -> None:
+    """Send the frame out of the bridge's other ports, where it would go if it had come in at the station's."""
+    frame = layer2_update_frame(mac)
+    with inside(namespace):
+        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    with sender:
+        for port in ports:
+            sender.sendto(frame, (port, 0))
+
+
+def _named(links: dict[str, Link], name: str) -> Link:
+    if name not in links:
+        raise LabError(f"the access switch has no interface {name}: was it deleted by hand?")
+    return links[name]

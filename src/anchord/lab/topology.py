@@ -1,0 +1,348 @@
+"""What a lab's domain consists of: values only, with the addresses and interface names that follow from them.
+
+Addresses that a topology leaves out are numbered in the order of the tables, all from the documentation range
+2001:db8::/32 (RFC 3849): the i-th gateway has the pool 2001:db8:aI::/48 and the address 2001:db8:fI::1, the i-th
+correspondent 2001:db8:cI::1, the central database 2001:db8:fc::1. Every link of the core router is the /64 of the
+node's address, and the router is ::ffff on it.
+
+Interface names are the same in every lab, so that a capture reads the same everywhere: ``core0`` towards the core,
+``acc0``, ``acc1`` ... towards the access links of a gateway, ``eth0`` in a host or correspondent; in the access
+switch ``p-NODE`` ports and ``br-GATEWAY`` bridges; in the core router ``core-NODE``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv6Address, IPv6Interface, IPv6Network
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from anchord.lab.errors import LabError, TopologyError, unknown
+
+CORE = "core"  # the core router's node name
+SWITCH = "sw"  # the access switch's node name
+
+CORE_INTERFACE = "core0"  # in gateways and the central database
+HOST_INTERFACE = "eth0"  # in hosts and correspondents
+
+# An interface name has at most 15 characters (IFNAMSIZ), and "br-" + node + "-" + link has to fit. No hyphen in a node
+# name: the last hyphen of a namespace's name then separates lab and node whatever the lab is called.
+NODE_NAME = re.compile(r"[a-z][a-z0-9]{0,7}")
+LINK_NAME = re.compile(r"[a-z0-9]{1,3}")
+
+
+Place = tuple[int | str, ...]  # where in a topology file
+Problem = tuple[Place, str]  # where, and what is wrong, expected what
+
+
+class Kind(Enum):
+    """What a node is, and so which process it runs."""
+
+    GATEWAY = "gateway"
+    CENTRAL = "central"
+    CORE = "core"
+    CORRESPONDENT = "correspondent"
+    HOST = "host"
+    SWITCH = "switch"
+
+    @property
+    def is_daemon(self) -> bool:
+        """Whether a node of this kind runs an anchord daemon; the others have nothing of ours inside."""
+        return self in {Kind.GATEWAY, Kind.CENTRAL}
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLink:
+    """One access link: a layer-2 segment of its own, a bridge in the access switch with one gateway on it."""
+
+    gateway: str
+    name: str  # "" for the only link of a gateway
+    interface: str  # in the gateway
+
+    @property
+    def label(self) -> str:
+        """How the link is written: ``gw1``, or ``gw1-a`` where the gateway has several."""
+        return f"{self.gateway}-{self.name}" if self.name else self.gateway
+
+    @property
+    def bridge(self) -> str:
+        """The bridge in the access switch."""
+        return f"br-{self.label}"
+
+    @property
+    def port(self) -> str:
+        """The access switch's port towards the gateway."""
+        return f"p-{self.label}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway: its tunnel endpoint ``address``, the ``pools`` it anchors, its access links.
+
+    ``access`` holds the names of several links; empty for the usual single one. ``node`` is merged into the gateway's
+    own configuration file.
+    """
+
+    name: str
+    address: IPv6Address
+    pools: tuple[IPv6Network, ...]
+    access: tuple[str, ...] = ()
+    local_networks: tuple[IPv6Network, ...] = ()
+    node: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def links(self) -> tuple[AccessLink, ...]:
+        """The access links, the first of them where a host is put that names only the gateway."""
+        return tuple(AccessLink(self.name, name, f"acc{number}") for number, name in enumerate(self.access or ("",)))
+
+
+@dataclass(frozen=True, slots=True)
+class Central:
+    """The central mobility database (CMD, RFC 8885 section 3). ``node`` is merged into its own configuration file."""
+
+    name: str = "cmd"
+    address: IPv6Address = field(default_factory=lambda: IPv6Address("2001:db8:fc::1"))
+    node: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Correspondent:
+    """A node on the far side of the core that mobile nodes talk to."""
+
+    name: str
+    address: IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A mobile node: an unmodified Linux host.
+
+    ``at`` and ``access`` say where it begins. ``sysctls`` are its distribution's own settings, written as its boot
+    would: before the interface exists, or before it is up. Empty, as usual: nothing is written into the host's
+    namespace but link up. ``mac`` is random if None.
+    """
+
+    name: str
+    at: str
+    access: str | None = None
+    mac: str | None = None
+    sysctls: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A whole domain. ``domain`` is merged into the domain's configuration file; ``core_mtu`` is in bytes."""
+
+    gateways: Mapping[str, Gateway]
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+    correspondents: Mapping[str, Correspondent] = field(default_factory=dict)
+    central: Central = field(default_factory=Central)
+    name: str = "lab"
+    mobility: bool = True
+    core_mtu: int = 1500
+    domain: Mapping[str, Any] = field(default_factory=dict)
+
+    def checked(self) -> Topology:
+        """The topology itself; raises TopologyError with every reason why it cannot be built."""
+        if found := [f"{_dotted(where)}: {what}" for where, what in problems(self)]:
+            raise TopologyError(found)
+        return self
+
+    @classmethod
+    def default(cls, mobility: bool = True) -> Topology:
+        """The demo's domain: three gateways, the central database, two correspondents, one mobile node at gw1."""
+        return cls(
+            name="demo",
+            gateways={name: numbered_gateway(name, number) for number, name in enumerate(("gw1", "gw2", "gw3"), 1)},
+            correspondents={
+                name: Correspondent(name, numbered("c", number)) for number, name in enumerate(("cn1", "cn2"), 1)
+            },
+            hosts={"mn1": Host("mn1", at="gw1")},
+            mobility=mobility,
+        )
+
+    @classmethod
+    def load(cls, path: Path | str) -> Topology:
+        """Read a topology file (docs/lab.md); raises TopologyError with every error in it, OSError if unreadable."""
+        from anchord.lab.topology_file import load  # pydantic: only where a file is read
+
+        return load(Path(path))
+
+    def to_plain(self) -> dict[str, Any]:
+        """The topology in the types of JSON."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Topology:
+        """The topology that :meth:`to_plain` was called on."""
+        central = plain["central"]
+        return cls(
+            **{
+                **plain,
+                "gateways": {name: _gateway_from_plain(gateway) for name, gateway in plain["gateways"].items()},
+                "hosts": {name: Host(**host) for name, host in plain["hosts"].items()},
+                "correspondents": {
+                    name: Correspondent(name, IPv6Address(correspondent["address"]))
+                    for name, correspondent in plain["correspondents"].items()
+                },
+                "central": Central(**{**central, "address": IPv6Address(central["address"])}),
+            }
+        )
+
+    def nodes(self) -> dict[str, Kind]:
+        """Every node with its kind, in the order in which they are started and listed."""
+        return {
+            **dict.fromkeys(self.gateways, Kind.GATEWAY),
+            self.central.name: Kind.CENTRAL,
+            CORE: Kind.CORE,
+            SWITCH: Kind.SWITCH,
+            **dict.fromkeys(self.correspondents, Kind.CORRESPONDENT),
+            **dict.fromkeys(self.hosts, Kind.HOST),
+        }
+
+    def daemons(self) -> list[str]:
+        """The nodes that run an anchord daemon."""
+        return [name for name, kind in self.nodes().items() if kind.is_daemon]
+
+    def on_core(self) -> dict[str, IPv6Interface]:
+        """Every node with a link to the core router, and its address and prefix length there."""
+        addresses = {name: gateway.address for name, gateway in self.gateways.items()}
+        addresses[self.central.name] = self.central.address
+        addresses |= {name: correspondent.address for name, correspondent in self.correspondents.items()}
+        return {name: IPv6Interface((address, 64)) for name, address in addresses.items()}
+
+    def links(self) -> list[AccessLink]:
+        """Every access link of the domain."""
+        return [link for gateway in self.gateways.values() for link in gateway.links]
+
+    def link(self, gateway: str, access: str | None = None) -> AccessLink:
+        """The access link ``access`` of a gateway, or its first; LabError names the nearest one that exists."""
+        if gateway not in self.gateways:
+            raise unknown("gateway", gateway, self.gateways)
+        links = self.gateways[gateway].links
+        if access is None:
+            return links[0]
+        for link in links:
+            if link.name == access:
+                return link
+        raise unknown(f"access link of {gateway}", access, [link.name for link in links if link.name])
+
+    def host(self, name: str) -> Host:
+        """The host of that name; LabError names the nearest one that exists."""
+        if name not in self.hosts:
+            raise unknown("host", name, self.hosts)
+        return self.hosts[name]
+
+
+def numbered(letter: str, number: int) -> IPv6Address:
+    """The address of the ``number``-th node (from 1) of a kind. The digits are decimal, so "fc" is never reached."""
+    return IPv6Address(f"2001:db8:{letter}{number}::1")
+
+
+def numbered_gateway(name: str, number: int) -> Gateway:
+    """The ``number``-th gateway (from 1) as it is when a topology says nothing but its name."""
+    return Gateway(name, numbered("f", number), (IPv6Network(f"2001:db8:a{number}::/48"),))
+
+
+def router_on(link: IPv6Network) -> IPv6Address:
+    """The core router's address on one of its links."""
+    return link.network_address + 0xFFFF
+
+
+def interface_towards_core(kind: Kind) -> str:
+    """The interface with which a node of that kind is connected to the core router."""
+    return HOST_INTERFACE if kind is Kind.CORRESPONDENT else CORE_INTERFACE
+
+
+def _gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
+    return Gateway(
+        **{
+            **plain,
+            "address": IPv6Address(plain["address"]),
+            "pools": tuple(IPv6Network(pool) for pool in plain["pools"]),
+            "access": tuple(plain["access"]),
+            "local_networks": tuple(IPv6Network(network) for network in plain["local_networks"]),
+        }
+    )
+
+
+def problems(topology: Topology) -> Iterator[Problem]:
+    """Everything that makes a topology impossible to build."""
+    yield from _name_problems(topology)
+    yield from _pool_problems(topology)
+    yield from _address_problems(topology)
+    for host in topology.hosts.values():
+        if not host.at:
+            continue  # not given: reported where the file is read
+        try:
+            topology.link(host.at, host.access)
+        except LabError as error:
+            yield ("hosts", host.name, "at" if host.access is None else "access"), str(error)
+
+
+def _name_problems(topology: Topology) -> Iterator[Problem]:
+    if not topology.gateways:
+        yield ("gateways",), "is empty, expected at least one gateway"
+    tables = {"gateways": topology.gateways, "correspondents": topology.correspondents, "hosts": topology.hosts}
+    taken = {topology.central.name: "the central database", CORE: "the core router", SWITCH: "the access switch"}
+    for table, nodes in tables.items():
+        for name in nodes:
+            if name in taken:
+                yield (table, name), f"{name} is the name of {taken[name]} already, expected another one"
+            elif not NODE_NAME.fullmatch(name):
+                yield (
+                    (table, name),
+                    f"{name!r} is no node name, expected [a-z] and up to 7 more [a-z0-9]",
+                )
+            taken.setdefault(name, f"one of the {table}")
+    for gateway in topology.gateways.values():
+        where = ("gateways", gateway.name, "access")
+        for access in gateway.access:
+            if not LINK_NAME.fullmatch(access):
+                yield where, f"is {access!r}, expected 1 to 3 lower-case letters or digits"
+        if len(set(gateway.access)) < len(gateway.access):
+            yield where, "has a name twice, expected different ones"
+
+
+def _pool_problems(topology: Topology) -> Iterator[Problem]:
+    pools = [(gateway.name, pool) for gateway in topology.gateways.values() for pool in gateway.pools]
+    for (one, first), (other, second) in combinations(pools, 2):
+        if first.overlaps(second):
+            yield ("gateways", other, "pools"), f"{second} overlaps {first} of {one}, expected pools apart"
+    for gateway in topology.gateways.values():
+        if not gateway.pools:
+            yield ("gateways", gateway.name, "pools"), "is empty, expected at least one prefix"
+
+
+def _address_problems(topology: Topology) -> Iterator[Problem]:
+    links: dict[IPv6Network, str] = {}
+    pools = [(gateway.name, pool) for gateway in topology.gateways.values() for pool in gateway.pools]
+    for name, interface in topology.on_core().items():
+        link = interface.network
+        where = (*_place(topology, name), "address")
+        if link in links:
+            yield where, f"{interface.ip} is on the link of {links[link]} ({link}), expected a /64 of its own"
+        links.setdefault(link, name)
+        if interface.ip in {router_on(link), link.network_address}:
+            yield where, f"{interface.ip} is the core router's, expected another one"
+        for owner, pool in pools:
+            if pool.overlaps(link):
+                yield where, f"{interface.ip} lies in the pool {pool} of {owner}, expected an address outside"
+
+
+def _place(topology: Topology, node: str) -> Place:
+    """Where a node on the core is described in a topology file."""
+    if node in topology.gateways:
+        return ("gateways", node)
+    return ("central",) if node == topology.central.name else ("correspondents", node)
+
+
+def _dotted(where: Place) -> str:
+    return ".".join(str(part) for part in where)

@@ -1,0 +1,205 @@
+"""Reading a topology from TOML; docs/lab.md documents every key. Every error of the file is reported in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator
+
+from anchord.daemon.configfile import (
+    ConfigError,
+    Conflict,
+    GlobalAddress,
+    Network,
+    Pool,
+    Table,
+    flag,
+    global_address,
+    mac_address,
+    network,
+    parse_toml,
+    pool,
+    shown,
+    text,
+    tolerant,
+    whole,
+)
+from anchord.lab.errors import TopologyError
+from anchord.lab.topology import (
+    Central,
+    Correspondent,
+    Gateway,
+    Host,
+    Topology,
+    numbered,
+    numbered_gateway,
+    problems,
+)
+
+_Made = TypeVar("_Made")
+
+
+def _settings(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"is {shown(value)}, expected a table")
+    return value
+
+
+def _unicast_mac(value: object) -> str:
+    mac = mac_address(value)
+    if mac[0] & 1:
+        raise ValueError(f"is {shown(value)}, expected a unicast MAC address")
+    return mac.hex(":")
+
+
+def _sysctls(value: object) -> dict[str, str | int]:
+    for key, setting in _settings(value).items():
+        if isinstance(setting, bool) or not isinstance(setting, str | int):
+            raise ValueError(f"{key} is {shown(setting)}, expected a whole number or a string")
+        if "." in key and not key.startswith("net."):
+            raise ValueError(f"{key} is not of a namespace, expected net.… or the end of net.ipv6.conf.default.…")
+    return dict(_settings(value))
+
+
+Settings = Annotated[dict[str, Any], BeforeValidator(_settings)]
+UnicastMac = Annotated[str, BeforeValidator(_unicast_mac)]
+Sysctls = Annotated[dict[str, Any], BeforeValidator(_sysctls)]
+
+_ADDRESS = "a global IPv6 unicast address"
+
+
+class GatewayTable(Table):
+    """``[gateways.NAME]``: all of it may be left out."""
+
+    address: GlobalAddress | None = text(None, _ADDRESS, "Its address on its core link, a /64 of its own")
+    pools: tuple[Pool, ...] | None = text(None, "a list of IPv6 prefixes of /64 or shorter", "What it anchors")
+    access: tuple[str, ...] = text((), "a list of names of 1 to 3 letters or digits", "Several access links")
+    local_networks: tuple[Network, ...] = text((), "a list of IPv6 prefixes", "As in domain.toml")
+    node: Settings = text({}, "a table", "Merged into its node.toml")
+
+
+class CentralTable(Table):
+    """``[central]``: all of it may be left out."""
+
+    address: GlobalAddress | None = text(None, _ADDRESS, "Its address on its core link, a /64 of its own")
+    node: Settings = text({}, "a table", "Merged into its node.toml")
+
+
+class CorrespondentTable(Table):
+    """``[correspondents.NAME]``."""
+
+    address: GlobalAddress | None = text(None, _ADDRESS, "Its address on its core link, a /64 of its own")
+
+
+class HostTable(Table):
+    """``[hosts.NAME]``: an unmodified host."""
+
+    at: str = text(..., "the name of a gateway", "Where it begins")
+    access: str | None = text(None, "the name of one of the gateway's access links", "Which link, if it has several")
+    mac: UnicastMac | None = text(None, "a unicast MAC address", "Its MAC address; random if left out")
+    sysctls: Sysctls = text({}, "a table of settings", "Its distribution's own settings")
+
+
+class TopologyTable(Table):
+    """A whole topology file."""
+
+    name: str = text("lab", "a name", "The domain's name")
+    mobility: bool = flag(True, "false: the gateways are plain routers, for comparison")
+    core_mtu: int = whole(1500, 1280, 65535, "bytes", "MTU of the core links")
+    gateways: dict[str, GatewayTable] = text(..., "a table for each gateway", "The gateways")
+    central: CentralTable = text(CentralTable(), "a table", "The central database")
+    correspondents: dict[str, CorrespondentTable] = text({}, "a table for each", "Nodes that hosts talk to")
+    hosts: dict[str, HostTable] = text({}, "a table for each host", "The mobile nodes")
+    domain: Settings = text({}, "a table", "Merged into domain.toml")
+
+    @classmethod
+    def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
+        """What is wrong between tables; values that are wrong on their own are left out of this."""
+        return problems(_made(raw)) if isinstance(raw.get("gateways"), Mapping) else ()
+
+
+def load(path: Path) -> Topology:
+    """Read a topology file; raises TopologyError with every error."""
+    try:
+        table = parse_toml(path, TopologyTable)
+    except ConfigError as error:
+        raise TopologyError(error.errors) from None
+    return _made(table.model_dump(exclude_unset=True)).checked()
+
+
+def _made(raw: Mapping[str, Any]) -> Topology:
+    """The topology of a file's content. What is not of its type is taken as not given, and reported elsewhere."""
+    return Topology(
+        gateways=_each(raw, "gateways", _gateway),
+        hosts=_each(raw, "hosts", _host),
+        correspondents=_each(raw, "correspondents", _correspondent),
+        central=_central(raw.get("central")),
+        **{
+            key: raw[key]
+            for key, kind in (("name", str), ("mobility", bool), ("core_mtu", int), ("domain", dict))
+            if isinstance(raw.get(key), kind)
+        },
+    )
+
+
+def _each(raw: Mapping[str, Any], key: str, make: Callable[[str, int, Mapping[str, Any]], _Made]) -> dict[str, _Made]:
+    tables = raw.get(key)
+    named = tables.items() if isinstance(tables, Mapping) else ()
+    return {
+        name: make(name, number, table if isinstance(table, Mapping) else {})
+        for number, (name, table) in enumerate(named, 1)
+    }
+
+
+def _gateway(name: str, number: int, table: Mapping[str, Any]) -> Gateway:
+    plain = numbered_gateway(name, number)
+    return Gateway(
+        name=name,
+        address=_read(global_address, table, "address", plain.address),
+        pools=() if table.get("pools") == [] else _read_list(pool, table, "pools") or plain.pools,
+        access=tuple(name for name in _list(table, "access") if isinstance(name, str)),
+        local_networks=_read_list(network, table, "local_networks"),
+        node=_table(table, "node"),
+    )
+
+
+def _central(value: object) -> Central:
+    table = value if isinstance(value, Mapping) else {}
+    return Central(address=_read(global_address, table, "address", Central().address), node=_table(table, "node"))
+
+
+def _correspondent(name: str, number: int, table: Mapping[str, Any]) -> Correspondent:
+    return Correspondent(name, _read(global_address, table, "address", numbered("c", number)))
+
+
+def _host(name: str, _number: int, table: Mapping[str, Any]) -> Host:
+    access = table.get("access")
+    return Host(
+        name=name,
+        at=str(table.get("at", "")),
+        access=access if isinstance(access, str) else None,
+        mac=_read(_unicast_mac, table, "mac", None),
+        sysctls=_table(table, "sysctls"),
+    )
+
+
+def _read(read: Callable[[object], Any], table: Mapping[str, Any], key: str, default: Any) -> Any:
+    value = None if table.get(key) is None else tolerant(read, table[key])
+    return default if value is None else value
+
+
+def _read_list(read: Callable[[object], IPv6Network], table: Mapping[str, Any], key: str) -> tuple[IPv6Network, ...]:
+    return tuple(value for item in _list(table, key) if (value := tolerant(read, item)) is not None)
+
+
+def _list(table: Mapping[str, Any], key: str) -> list[Any]:
+    value = table.get(key)
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = table.get(key)
+    return dict(value) if isinstance(value, Mapping) else {}
