@@ -216,7 +216,7 @@ class Domain:
 
     def wait_served(self, host: str, gateway: str, timeout_s: float, access: str | None = None) -> None:
         """Wait until a gateway serves a host, on the access link ``access`` if given; LabError if it never did."""
-        from anchord.lab import readiness  # brings asyncio with it
+        from anchord.lab import readiness  # noqa: PLC0415  brings asyncio with it
 
         interface = None if access is None else self.topology.link(gateway, access).interface
         mac, control = self.host_mac(host).hex(":"), self.control(gateway)
@@ -237,7 +237,7 @@ class Domain:
         """
         settings = {"capture_output": True, "text": True, "check": False, **options}
         command = processes.command(self.namespace(node), argv)
-        return subprocess.run(command, **settings)  # check is among the settings
+        return subprocess.run(command, **settings)  # noqa: PLW1510  check is among the settings
 
     def popen(self, node: str, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a command in a node's namespace, in a session of its own; ``options`` as for Popen.
@@ -297,7 +297,7 @@ class Domain:
         self._state.nodes[node] = Process.of(child.pid)
 
     def _wait_ready(self, nodes: Sequence[str], deadline: float) -> None:
-        from anchord.lab import readiness  # brings asyncio with it
+        from anchord.lab import readiness  # noqa: PLC0415  brings asyncio with it
 
         for node in nodes:
             readiness.wait_ready(node, self._process(node), self.control(node), self.log(node), deadline)

@@ -29,7 +29,7 @@ def main(lab: str, pid: str, started: str) -> None:
     owner = Process(int(pid), int(started))
     while wait_ended([owner], _FOREVER_S):
         pass
-    from anchord.lab.domain import Domain  # not in memory while there is nothing to do
+    from anchord.lab.domain import Domain  # noqa: PLC0415  not in memory while there is nothing to do
 
     Domain.take_down(lab, owner)
 

@@ -170,7 +170,7 @@ class Topology:
     @classmethod
     def load(cls, path: Path | str) -> Topology:
         """Read a topology file (docs/lab.md); raises TopologyError with every error in it, OSError if unreadable."""
-        from anchord.lab.topology_file import load  # pydantic: only where a file is read
+        from anchord.lab.topology_file import load  # noqa: PLC0415  pydantic: only where a file is read
 
         return load(Path(path))
 
