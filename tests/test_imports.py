@@ -11,7 +11,7 @@ import pytest
 import anchord
 
 ROOT = Path(anchord.__file__).parent
-EVERYTHING = {"wire", "declared", "protocol", "kernel", "attachment", "store", "daemon", "lab", "cli"}
+EVERYTHING = {"wire", "declared", "protocol", "kernel", "attachment", "store", "daemon", "lab", "cli", "__main__"}
 MAY_IMPORT = {
     "wire": {"wire"},
     "declared": {"declared"},
@@ -19,9 +19,10 @@ MAY_IMPORT = {
     "kernel": {"kernel", "declared"},
     "attachment": {"attachment", "wire"},
     "store": {"store"},
-    "daemon": EVERYTHING - {"lab", "cli"},
-    "lab": EVERYTHING - {"cli"},
+    "daemon": EVERYTHING - {"lab", "cli", "__main__"},
+    "lab": EVERYTHING - {"cli", "__main__"},
     "cli": EVERYTHING,
+    "__main__": {"cli"},
 }
 # The protocol gets its time, its randomness and its messages handed in; so does the wire layer.
 OUTSIDE_WORLD = {

@@ -83,6 +83,11 @@ class ControlServer:
         self.refused = 0  # clients turned away because there were CLIENTS already
         self.dropped_monitors = 0  # monitors that did not keep up
 
+    @property
+    def clients(self) -> int:
+        """How many are connected, monitors included."""
+        return len(self._clients)
+
     async def start(self) -> None:
         """Listen. A socket file that a dead daemon left is replaced. Raises ControlError if a daemon answers there."""
         try:

@@ -1,0 +1,206 @@
+"""The command as its users meet it: verbs, exit codes, what is printed for people and for programs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from anchord.cli import VERBS, main
+from anchord.daemon.control import ControlServer
+from anchord.daemon.verbs import missing_capabilities
+
+EXAMPLES = Path(__file__).parents[1] / "examples/config"
+
+BINDINGS = [
+    {
+        "mn_id": "02:00:00:00:00:0a", "mac": "02:00:00:00:00:0a", "state": "registered", "serving": True,
+        "prefix": "2001:db8:a2::/64", "anchors": ["2001:db8:f1::1"], "lifetime_left_s": 512.34, "registered": True,
+    },
+    {
+        "mn_id": "evil\x1b[2J", "mac": "02:00:00:00:00:0b", "state": "registered", "serving": True,
+        "prefix": "2001:db8:a2:1::/64", "anchors": [], "lifetime_left_s": None, "registered": False,
+    },
+]  # fmt: skip
+PEERS = [{"peer": "2001:db8:fc::1", "name": "central", "messages_in": 3, "messages_out": 4, "last_heard_s": 0.25,
+          "dropped": {"bad_length": 2}}]  # fmt: skip
+
+
+def anchord(*arguments: str) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def show(what: str, mn: str | None) -> object:
+    if what == "bindings":
+        return [row for row in BINDINGS if mn in (None, row["mn_id"])]
+    return PEERS if what == "peers" else {"node": "gw1", "ready": True}
+
+
+@contextmanager
+def daemon(path: Path, *events: Mapping[str, object]) -> Iterator[None]:
+    """A daemon's control socket; as soon as a monitor has come it gets ``events``, then the daemon ends."""
+    ready, finish = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        server = ControlServer(path, show)
+        await server.start()
+        ready.set()
+        while not finish.is_set():
+            await asyncio.sleep(0.01)
+            if events and server.clients:
+                for event in events:
+                    server.publish(event)
+                await asyncio.sleep(0.05)
+                break
+        await server.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield
+    finally:
+        finish.set()
+        thread.join(10)
+
+
+def test_help_lists_every_verb_and_imports_none() -> None:
+    program = (
+        "import sys; from anchord.cli import main; main(['--help'], standalone_mode=False); "
+        "print(sorted({'pydantic', 'asyncio', 'sqlite3', 'anchord.daemon.verbs'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for verb in VERBS:
+        assert f"  {verb} " in done.stdout
+    assert "_ANCHORD_COMPLETE=zsh_source" in done.stdout
+
+
+def test_version() -> None:
+    assert anchord("--version").output == f"anchord {version('anchord')}\n"
+
+
+def test_a_mistyped_verb_is_told_the_nearest() -> None:
+    result = anchord("shwo")
+    assert result.exit_code == 2
+    assert "no such verb 'shwo', did you mean 'show'?" in result.output
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str) -> None:
+    result = anchord(verb, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage:")
+
+
+def test_check_config() -> None:
+    result = anchord("gateway", "--config", EXAMPLES / "gw1.toml", "--check-config")
+    assert result.exit_code == 0
+    assert result.output.startswith(f"{EXAMPLES / 'gw1.toml'}: ok, domain example ")
+    assert anchord("central", "--config", EXAMPLES / "central.toml", "--check-config").exit_code == 0
+
+
+def test_check_config_prints_every_error_and_exits_2(tmp_path: Path) -> None:
+    (tmp_path / "gw1.toml").write_text('node = "gw1"\ndomain = "none.toml"\nacces = []\n')
+    result = anchord("gateway", "--config", tmp_path / "gw1.toml", "--check-config")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 2
+    assert f"{tmp_path / 'gw1.toml'}: acces: unknown key, expected 'access'" in result.stderr
+
+
+def test_a_daemon_is_not_run_with_the_other_ones_file() -> None:
+    result = anchord("gateway", "--config", EXAMPLES / "central.toml")
+    assert result.exit_code == 2
+    assert "expected another node, or `anchord central`" in result.stderr
+
+
+def test_a_missing_capability_is_named() -> None:
+    without = ["setpriv", "--bounding-set", "-net_raw"] if os.geteuid() == 0 else []
+    command = [*without, sys.executable, "-m", "anchord", "gateway", "--config", str(EXAMPLES / "gw1.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "CAP_NET_RAW" in done.stderr
+    assert ("CAP_NET_ADMIN" in done.stderr) == bool(missing_capabilities(["CAP_NET_ADMIN"]))
+
+
+def test_show_for_people(tmp_path: Path) -> None:
+    with daemon(tmp_path / "gw1.sock"):
+        result = anchord("show", "bindings", "--run", tmp_path)
+    assert result.exit_code == 0
+    heading, first, second = result.output.splitlines()
+    assert heading.split() == [
+        "MN_ID", "MAC", "STATE", "SERVING", "PREFIX", "ANCHORS", "LIFETIME_LEFT_S", "REGISTERED",
+    ]  # fmt: skip
+    assert first.split()[-3:] == ["2001:db8:f1::1", "512.3", "yes"]
+    assert second.split()[-3:] == ["-", "-", "no"]
+    assert heading.index("PREFIX") == first.index("2001:db8:a2::/64") == second.index("2001:db8:a2:1::/64")
+    assert "\x1b" not in result.output
+
+
+def test_show_for_programs(tmp_path: Path) -> None:
+    with daemon(tmp_path / "gw1.sock"):
+        result = anchord("show", "bindings", "02:00:00:00:00:0a", "--json", "--run", tmp_path)
+        assert json.loads(result.output) == BINDINGS[:1]
+        assert json.loads(anchord("show", "peers", "-j", "--socket", tmp_path / "gw1.sock").output) == PEERS
+        assert json.loads(anchord("show", "status", "-j", "--node", "gw1", "--run", tmp_path).output)["ready"] is True
+
+
+def test_show_peers_counts_by_cause(tmp_path: Path) -> None:
+    with daemon(tmp_path / "gw1.sock"):
+        heading, line = anchord("show", "peers", "--run", tmp_path).output.splitlines()
+    assert heading.split() == ["PEER", "NAME", "MESSAGES_IN", "MESSAGES_OUT", "LAST_HEARD_S", "DROPPED"]
+    assert line.split() == ["2001:db8:fc::1", "central", "3", "4", "0.2", "bad_length=2"]
+
+
+def test_which_daemon_is_meant(tmp_path: Path) -> None:
+    result = anchord("show", "peers", "--run", tmp_path)
+    assert (result.exit_code, result.stderr) == (3, f"anchord: daemon not reachable: no socket in {tmp_path}\n")
+    with daemon(tmp_path / "gw1.sock"), daemon(tmp_path / "gw2.sock"):
+        result = anchord("show", "peers", "--run", tmp_path)
+    assert result.exit_code == 2
+    assert "several daemons run here, choose one: --node gw1|gw2" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("show", "peers"), ("monitor",)])
+def test_a_daemon_that_is_not_there(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = anchord(*arguments, "--socket", tmp_path / "gw1.sock")
+    assert result.exit_code == 3
+    assert "daemon not reachable" in result.stderr
+
+
+def test_monitor_prints_an_event_a_line(tmp_path: Path) -> None:
+    events = [{"time": 1_700_000_000.5, "event": "handover", "mn_id": "mn1", "from": "gw1"}, {"event": "peer_lost"}]
+    with daemon(tmp_path / "gw1.sock", *events):
+        result = anchord("monitor", "-j", "--run", tmp_path)
+    assert [json.loads(line) for line in result.stdout.splitlines()] == events
+    assert result.exit_code == 3
+    with daemon(tmp_path / "gw1.sock", *events):
+        result = anchord("monitor", "--run", tmp_path)
+    handover, lost = result.stdout.splitlines()
+    assert handover.endswith(".500 handover mn_id=mn1 from=gw1")
+    assert lost == "peer_lost"
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colour_only_on_a_terminal_and_unless_refused(
+    tmp_path: Path, environment: dict[str, str], coloured: bool
+) -> None:
+    ours, theirs = os.openpty()
+    with daemon(tmp_path / "gw1.sock"):
+        clean = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+        command = [sys.executable, "-m", "anchord", "show", "peers", "--run", str(tmp_path)]
+        subprocess.run(command, stdout=theirs, env=clean | environment, check=True)
+    os.close(theirs)
+    assert (b"\x1b[1m" in os.read(ours, 4096)) == coloured
+    os.close(ours)
