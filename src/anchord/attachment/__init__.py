@@ -1,0 +1,1 @@
+"""How a mobile node is noticed and identified."""

@@ -147,7 +147,7 @@ class AnchoringRole:
         return request.ticks == session.ticks and same_place
 
     def _recreate(self, request: _Request, now: Instant) -> None:
-        """We lost our journal, the CMD did not: a prefix of our pool that nobody else holds is believed (decision 31)."""
+        """We lost our journal, the CMD did not: a prefix of ours that nobody else holds is believed (decision 31)."""
         core = self._core
         option = request.update.first(HomeNetworkPrefix)
         prefix = option.prefix if option is not None else None

@@ -179,7 +179,9 @@ class Central:
 
     # The checks, in the order of RFC 5213 section 5.3.1
 
-    def _check(self, update: BindingUpdate, gateway: GatewayInfo, now: Instant) -> _Request | Status:
+    def _check(  # noqa: PLR0911 - one return for each status, in the order that the RFC prescribes
+        self, update: BindingUpdate, gateway: GatewayInfo, now: Instant
+    ) -> _Request | Status:
         mn_id = update.first(MobileNodeIdentifier)
         if mn_id is None or not mn_id.identifier:
             return Status.MISSING_MN_IDENTIFIER_OPTION  # (4)

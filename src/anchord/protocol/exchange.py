@@ -19,6 +19,8 @@ from anchord.wire.options import Timestamp
 
 # Sequence numbers are journalled in blocks: a restart skips the rest of a block instead of every message paying.
 SEQUENCE_BLOCK = 256
+# How much of a second's worth of PBUs may leave at once.
+BURST_S = 0.1
 # An answer may cross one repetition or a few, never more: a limit, because repetitions go on for ever.
 REMEMBERED_SEQUENCES = 8
 
@@ -73,6 +75,7 @@ class Exchanges:
         self._sequence: dict[IPv6Address, int] = {}
         self._reserved: dict[IPv6Address, int] = {}
         self._timers: Timers[tuple[str, tuple[IPv6Address, str]]] = Timers()
+        self._bucket_full_s = 0.0
 
     def restore_sequence(self, peer: IPv6Address, reserved: int) -> None:
         """Go on after the highest number that may have been used before a restart."""
@@ -93,9 +96,10 @@ class Exchanges:
         """
         key = (peer, session)
         self.cancel(peer, session)
-        if self._over_rate(key, now):
+        free_s = self._free_at(key, now)
+        if free_s > now.monotonic_s:
             self._held[key] = (message, ticks)
-            self._timers.set(("held", key), self._recent[key][0] + 1.0)
+            self._timers.set(("held", key), free_s)
             return []
         exchange = Exchange(peer, session, message, ticks, now, now, self._timing.initial_bindack_s)
         self._waiting[key] = exchange
@@ -154,12 +158,20 @@ class Exchanges:
                 exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks + 1)
             yield exchange, self._transmit(exchange, now)
 
-    def _over_rate(self, key: tuple[IPv6Address, str], now: Instant) -> bool:
-        """RFC 6275 section 11.8: no more than MAX_UPDATE_RATE in a second; prunes what is older on the way."""
-        recent = self._recent.setdefault(key, deque())
+    def _free_at(self, key: tuple[IPv6Address, str], now: Instant) -> float:
+        """When the next PBU for ``key`` may go (monotonic seconds).
+
+        No more than MAX_UPDATE_RATE a second for one session (RFC 6275 section 11.8), and no bursts towards all peers
+        together (RFC 8885 section 3.2).
+        """
+        recent = self._recent.setdefault(key, deque(maxlen=self._limits.max_update_rate))
         while recent and recent[0] <= now.monotonic_s - 1.0:
             recent.popleft()
-        return len(recent) >= self._limits.max_update_rate
+        if len(recent) >= self._limits.max_update_rate:
+            return recent[0] + 1.0
+        # A bucket of one tenth of a second, kept as the time at which it will be full again.
+        full_in_s = self._bucket_full_s - now.monotonic_s
+        return now.monotonic_s + max(full_in_s - BURST_S, 0.0)
 
     def _transmit(self, exchange: Exchange, now: Instant) -> list[Output]:
         key = (exchange.peer, exchange.session)
@@ -173,8 +185,8 @@ class Exchanges:
             self._by_sequence.pop((exchange.peer, exchange.sequences.pop(0)), None)
         exchange.sent = now
         self._by_sequence[exchange.peer, sequence] = key
-        self._over_rate(key, now)
-        self._recent[key].append(now.monotonic_s)
+        self._recent.setdefault(key, deque(maxlen=self._limits.max_update_rate)).append(now.monotonic_s)
+        self._bucket_full_s = max(self._bucket_full_s, now.monotonic_s) + 1.0 / self._limits.updates_per_s
         self._timers.set(("repeat", key), now.monotonic_s + exchange.timeout_s)
         return [*outputs, Send(exchange.peer, exchange.message)]
 

@@ -161,10 +161,8 @@ def _pair_by_position(drafts: list[_Draft]) -> None:
 def merge_anchors(known: tuple[Anchor, ...], more: tuple[Anchor, ...]) -> tuple[Anchor, ...]:
     """Both lists as one; PBAs with the same sequence number are additive (decision 12)."""
     merged = {anchor.maar: anchor for anchor in known}
-    for anchor in more:
-        old = merged.get(anchor.maar)
-        if old is not None:
-            prefixes = old.prefixes + tuple(p for p in anchor.prefixes if p not in old.prefixes)
-            anchor = replace(anchor, prefixes=prefixes, router=anchor.router or old.router)
-        merged[anchor.maar] = anchor
+    for new in more:
+        old = merged.get(new.maar)
+        prefixes = tuple(dict.fromkeys((*(old.prefixes if old else ()), *new.prefixes)))
+        merged[new.maar] = replace(new, prefixes=prefixes, router=new.router or (old.router if old else None))
     return tuple(merged.values())

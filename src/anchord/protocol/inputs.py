@@ -29,12 +29,13 @@ class MessageMalformed:
 class HostSeen:
     """A frame of a candidate host was noticed on an access interface, whatever noticed it.
 
-    ``solicited``: the frame was a Router Solicitation. ``reassociated``: layer 2 says that the host (re)associated,
-    so it may have forgotten its routers.
+    ``address``: one of the host's own, if the frame showed one. ``solicited``: the frame was a Router Solicitation.
+    ``reassociated``: layer 2 says that the host (re)associated, so it may have forgotten its routers.
     """
 
     interface: str
     mac: bytes
+    address: IPv6Address | None = None
     solicited: bool = False
     reassociated: bool = False
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from anchord.declared import HostState, LogicalRouter
 from anchord.wire.messages import Message
+from anchord.wire.neighbor import Preference
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,9 @@ class Advertise:
     router: LogicalRouter
     prefixes: tuple[AdvertisedPrefix, ...]
     router_lifetime_s: int
-    preference: int  # RFC 4191 section 2.1: 1 high, 0 medium, -1 low
+    preference: Preference
     mtu: int
-    routes: tuple[IPv6Network, ...] = ()  # RFC 4191 route information, same preference medium
+    routes: tuple[IPv6Network, ...] = ()  # RFC 4191: networks reachable through this router only
     route_lifetime_s: int = 0
 
 
@@ -57,6 +58,7 @@ class Probe:
     interface: str
     mac: bytes
     router: LogicalRouter
+    target: IPv6Address
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from anchord.protocol.prefixes import PoolExhaustedError
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.timers import Instant
 from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, BindingUpdate, BindingUpdateFlag, Status
+from anchord.wire.neighbor import Preference
 from anchord.wire.options import (
     AccessTechnologyType,
     AnchoredPrefix,
@@ -67,6 +68,7 @@ class ServingRole:
             return
         session.heard_s = now.monotonic_s
         session.probes = 0
+        session.address = seen.address or session.address
         if session.phase is Phase.AWAY:
             self._came_back(session, seen, now)
         elif session.interface != seen.interface:
@@ -89,6 +91,9 @@ class ServingRole:
         if settings.listed is not None and seen.mac not in settings.listed:
             self._core.counters.count("frame.not-listed")
             return False
+        if ("heed", f"{seen.interface}/{seen.mac.hex()}") in self._core.timers:
+            self._core.counters.count("frame.refused")
+            return False
         return True
 
     def _first_attachment(self, seen: HostSeen, now: Instant) -> None:
@@ -110,6 +115,7 @@ class ServingRole:
         router = core.face(key, mn_id, core.settings.me.name if self._domain.mobility else SHARED_FACE)
         session = Session(key, mn_id, seen.mac, prefix, router, Phase.REGISTERING)
         core.open(session)
+        session.address = seen.address
         self._begin(session, seen.interface, now)
 
     def _take_attach_token(self, now: Instant) -> bool:
@@ -245,7 +251,7 @@ class ServingRole:
         left_s = max(exchange.message.lifetime_s - (now.monotonic_s - exchange.sent.monotonic_s) - lost_s, 0.0)
         session.expires_wall_s = now.wall_s + left_s
         self._core.timers.set(("expire", session.key), now.monotonic_s + left_s)
-        self._core.timers.set(("refresh", session.key), now.monotonic_s + left_s / 2)
+        self._core.timers.set(("refresh", session.key), now.monotonic_s + left_s * self._domain.timing.refresh_share)
         anchors = self._read_anchors(session, ack)
         if session.phase is Phase.SERVING and anchors == session.anchors:
             self._core.persist(session)
@@ -399,7 +405,9 @@ class ServingRole:
         own = AdvertisedPrefix(session.prefix, lifetimes.valid_s, lifetimes.preferred_s)
         session.advertised_s = now.monotonic_s
         self._core.emit(
-            Advertise(session.interface, session.mac, session.router, (own,), lifetimes.router_s, 0, mtu),
+            Advertise(
+                session.interface, session.mac, session.router, (own,), lifetimes.router_s, Preference.MEDIUM, mtu
+            ),
         )
         for anchor in session.anchors:
             if anchor.router is None:
@@ -414,7 +422,7 @@ class ServingRole:
                     anchor.router,
                     old,
                     lifetimes.router_s,
-                    -1,
+                    Preference.LOW,
                     mtu,
                     anchor.local_networks,
                     lifetimes.router_s,
@@ -433,7 +441,7 @@ class ServingRole:
             return
         gone = tuple(AdvertisedPrefix(prefix, 0, 0) for prefix in prefixes)
         self._core.emit(
-            Advertise(session.interface, session.mac, router, gone, 0, -1, self._core.settings.mtu),
+            Advertise(session.interface, session.mac, router, gone, 0, Preference.MEDIUM, self._core.settings.mtu),
         )
 
     # Keeping alive
@@ -455,13 +463,13 @@ class ServingRole:
         if session is None or session.phase is not Phase.SERVING or session.interface is None:
             return
         pause_s = self._domain.timing.probe_interval_s
-        if session.probes >= PROBES:
+        if session.probes >= PROBES or session.address is None:
             session.probes = 0
             pause_s = self._domain.timing.probe_after_s
             self._core.report("silent", mn=mn_id_text(session.mn_id))
         else:
             session.probes += 1
-            self._core.emit(Probe(session.interface, session.mac, session.router))
+            self._core.emit(Probe(session.interface, session.mac, session.router, session.address))
         self._core.timers.set(("probe", key), now.monotonic_s + pause_s)
 
     def _refresh(self, session: Session, now: Instant) -> None:

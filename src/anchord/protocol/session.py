@@ -52,6 +52,7 @@ class Session:
     answered_sequence: int = -1  # of the PBU whose PBAs are still additive (decision 12)
     # The rest is not journalled: it is about this moment.
     heard_s: float = 0.0  # monotonic; last frame of the node
+    address: IPv6Address | None = None  # one the node has used; who is asked whether it is still there
     probes: int = 0  # unanswered ones
     advertised_s: float = -1.0  # monotonic; last advertisement
     left_s: float = -1.0  # monotonic; when it was reported elsewhere

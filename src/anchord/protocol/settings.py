@@ -48,6 +48,7 @@ class Timing:
     fallback_s: float = 0.25
     timestamp_window_s: float = 0.3
     min_delay_before_bce_delete_s: float = 10.0
+    refresh_share: float = 0.5  # of the granted lifetime
     probe_after_s: float = 30.0
     probe_interval_s: float = 1.0
     dead_man_lifetimes: float = 3.0
@@ -65,6 +66,7 @@ class Limits:
     attaches_per_s: float = 50.0
     attach_burst: int = 200
     max_update_rate: int = 3
+    updates_per_s: float = 2000.0  # PBUs to all peers together (RFC 8885 section 3.2: pacing)
     end_tries: int = 8
 
 

@@ -1,0 +1,134 @@
+"""One access interface: noticing hosts by their first frame, and sending frames to them.
+
+Attachment by first frame believes what a frame says of itself: it trusts MAC addresses. Where those may be forged,
+attachment has to come from something that authenticates hosts.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from pathlib import Path
+
+from anchord.attachment import filter as frames
+from anchord.attachment.segment import ETHERTYPE, hello, read_hello
+from anchord.wire.errors import WireError
+from anchord.wire.frames import is_layer2_update, parse_frame
+from anchord.wire.neighbor import NeighborSolicitation, RouterSolicitation, received
+
+DRAIN = 64  # frames a wake-up: one busy interface does not starve the rest
+RECEIVE_BUFFER = 1 << 20
+_ETH_P_ALL = 0x0003
+_SOL_PACKET = 263
+_PACKET_IGNORE_OUTGOING = 23
+_UNSPECIFIED = IPv6Address("::")
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A host was noticed. ``address``: one of its own, if the frame showed it."""
+
+    interface: str
+    mac: bytes
+    address: IPv6Address | None
+    solicited: bool
+    reassociated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A gateway's access interface of this domain, ``name``, is on the same segment as ours."""
+
+    interface: str
+    name: str
+    mac: bytes
+
+
+class AccessInterface:
+    """The raw socket of one access interface. Needs CAP_NET_RAW; raises OSError when there is no such interface."""
+
+    def __init__(self, name: str, secret: bytes, node: str) -> None:
+        self.name = name
+        self.frames = 0  # frames that reached user space
+        self.filter_full = 0  # hosts whose data could not be kept from user space
+        self._secret = secret
+        self._label = f"{node}/{name}"
+        self._known: set[bytes] = set()
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self._socket.setblocking(False)
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        self._apply()
+        self._socket.bind((name, _ETH_P_ALL))
+        self.mac = bytes.fromhex(Path(f"/sys/class/net/{name}/address").read_text().replace(":", ""))
+
+    def fileno(self) -> int:
+        """For the event loop."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+    def ignore(self, mac: bytes) -> None:
+        """``mac`` is known: spare us its data."""
+        if mac not in self._known:
+            self._known.add(mac)
+            self._apply()
+
+    def heed(self, mac: bytes) -> None:
+        """Whatever ``mac`` sends here is news."""
+        if mac in self._known:
+            self._known.remove(mac)
+            self._apply()
+
+    def send(self, frame: bytes) -> bool:
+        """Send one frame; False when the interface does not take it (it is down, or its queue is full)."""
+        try:
+            self._socket.send(frame)
+        except OSError:
+            return False
+        return True
+
+    def say_hello(self) -> None:
+        """Make this interface known on its segment."""
+        self.send(hello(self._secret, self.mac, self._label))
+
+    def drain(self) -> Iterator[Notice | Hello]:
+        """What has come in since; at most DRAIN frames."""
+        for _ in range(DRAIN):
+            try:
+                data = self._socket.recv(frames.SNAP_BYTES)
+            except OSError:  # nothing more, or the interface went down: the next frame tells
+                return
+            self.frames += 1
+            seen = self._read(data)
+            if seen is not None:
+                yield seen
+
+    def _read(self, data: bytes) -> Notice | Hello | None:
+        frame = parse_frame(data)
+        mac = frame.source_mac
+        if len(mac) != 6 or mac == self.mac or mac[0] & 1 or mac == bytes(6):
+            return None
+        if frame.ethertype == ETHERTYPE:
+            name = read_hello(self._secret, data)
+            return Hello(self.name, name, mac) if name is not None and name != self._label else None
+        address = frame.source if frame.source is not None and frame.source != _UNSPECIFIED else None
+        solicited = False
+        if frame.icmpv6 is not None and frame.icmpv6[:1] in (b"\x85", b"\x87"):
+            try:
+                message = received(frame)
+            except WireError:
+                message = None
+            solicited = isinstance(message, RouterSolicitation)
+            if address is None and isinstance(message, NeighborSolicitation):
+                address = message.target  # RFC 4862 section 5.4.2: it is about to use this one
+        return Notice(self.name, mac, address, solicited, is_layer2_update(frame))
+
+    def _apply(self) -> None:
+        known = sorted(self._known)
+        self.filter_full = max(len(known) - frames.MOST_HOSTS, 0)
+        frames.attach(self._socket, frames.program(known[: frames.MOST_HOSTS]))

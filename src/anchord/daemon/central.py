@@ -1,0 +1,56 @@
+"""The daemon of the Central Mobility Database: socket, store and control socket around ``protocol.central``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from anchord.daemon import logs, views
+from anchord.daemon.config import NodeConfig
+from anchord.daemon.control import ControlError, ControlServer
+from anchord.daemon.settings import central_settings
+from anchord.daemon.shell import Shell, instant, log, status
+from anchord.daemon.transport import Transport, TransportError
+from anchord.protocol.central import Central
+from anchord.protocol.outputs import Output
+from anchord.store.interface import StoreError
+from anchord.store.sqlite import SqliteStore
+
+
+def run(config: NodeConfig) -> int:
+    """Run until stopped; the exit code."""
+    try:
+        return asyncio.run(_run(config))
+    except (StoreError, TransportError, ControlError) as error:
+        logs.say(log, logging.CRITICAL, "cannot-start", error=str(error))
+        return 1
+
+
+async def _run(config: NodeConfig) -> int:
+    store = SqliteStore(config.state / f"{config.node}.db")
+    transport = Transport(config.address)
+    central = Central(central_settings(config))
+    ready = False
+
+    def show(what: str, mn: str | None) -> object:
+        if what == "status":
+            return status(config.node, "central", ready, config.domain.digest)
+        return views.of_central(central, what, mn, config.domain.peers, instant())
+
+    control = ControlServer(config.socket, show)
+    await control.start()
+
+    def nothing_else(output: Output) -> None:
+        raise AssertionError(f"a CMD has no use for {output}")
+
+    shell = Shell(central, transport, store, control, nothing_else)
+    shell.perform(central.restore(store.load(), instant()))
+    shell.start()
+    ready = True
+    logs.say(log, logging.INFO, "ready", node=config.node, address=str(config.address), bindings=len(central.bindings))
+    try:
+        return await shell.run()
+    finally:
+        await control.close()
+        transport.close()
+        store.close()

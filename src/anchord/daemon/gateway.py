@@ -1,0 +1,168 @@
+"""The daemon of a gateway: interfaces, socket, journal, kernel and control socket around ``protocol.gateway``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from anchord.attachment.access import AccessInterface, Hello, Notice
+from anchord.attachment.segment import EVERY_S, QUIET_S
+from anchord.daemon import logs, views
+from anchord.daemon.advertiser import advertisement, probe
+from anchord.daemon.config import NodeConfig
+from anchord.daemon.control import ControlError, ControlServer
+from anchord.daemon.settings import gateway_settings, plane_settings
+from anchord.daemon.shell import Shell, instant, log, status
+from anchord.daemon.transport import Transport, TransportError
+from anchord.kernel.errors import KernelError
+from anchord.kernel.forwarding import Forwarding
+from anchord.protocol.gateway import Gateway
+from anchord.protocol.inputs import HostSeen, Input, Installed, SegmentClear, SegmentConflict
+from anchord.protocol.outputs import Advertise, Declare, Heed, Ignore, Output, Probe
+from anchord.store.interface import StoreError
+from anchord.store.sqlite import SqliteStore
+
+
+def run(config: NodeConfig) -> int:
+    """Run until stopped; the exit code. What was put into the kernel stays: a restart takes it over."""
+    try:
+        return asyncio.run(GatewayDaemon(config).run())
+    except (StoreError, TransportError, ControlError, KernelError, OSError) as error:
+        logs.say(log, logging.CRITICAL, "cannot-start", error=str(error))
+        return 1
+
+
+class GatewayDaemon:
+    """Everything of a gateway that does I/O."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        """Raises StoreError, TransportError, KernelError or OSError when something needed is not there."""
+        self._config = config
+        self._gateway = Gateway(gateway_settings(config))
+        self._forwarding = Forwarding(plane_settings(config))
+        self._store = SqliteStore(config.state / f"{config.node}.db")
+        self._transport = Transport(config.address)
+        self._access = {name: AccessInterface(name, config.domain.secret, config.node) for name in config.access}
+        self._heard_hello: dict[str, asyncio.TimerHandle] = {}
+        self._gateway_macs: set[bytes] = set()
+        self._ready = False
+        self._shell: Shell
+
+    async def run(self) -> int:
+        """Until stopped; the exit code."""
+        loop = asyncio.get_running_loop()
+        control = ControlServer(self._config.socket, self._show)
+        await control.start()
+        self._shell = Shell(self._gateway, self._transport, self._store, control, self._perform)
+        self._forwarding.start()
+        try:
+            self._shell.perform(self._gateway.restore(self._store.load(), instant()))
+            await self._sweep()
+            for access in self._access.values():
+                loop.add_reader(access.fileno(), self._frames, access)
+            self._say_hello()
+            self._shell.start()
+            self._ready = True
+            logs.say(
+                log,
+                logging.INFO,
+                "ready",
+                node=self._config.node,
+                address=str(self._config.address),
+                hosts=len(self._gateway.sessions),
+            )
+            return await self._shell.run()
+        finally:
+            await control.close()
+            self._forwarding.stop()
+            for access in self._access.values():
+                access.close()
+            self._transport.close()
+            self._store.close()
+
+    async def _sweep(self) -> None:
+        """Everything of an earlier life that nobody has declared again is removed from the kernel."""
+        loop = asyncio.get_running_loop()
+        swept: asyncio.Future[str | None] = loop.create_future()
+        self._forwarding.sweep(lambda error: _on(loop, swept.set_result, error))
+        error = await swept
+        if error is not None:
+            logs.say(log, logging.ERROR, "sweep-failed", error=error)
+
+    # Outputs
+
+    def _perform(self, output: Output) -> None:
+        if isinstance(output, Declare):
+            loop = asyncio.get_running_loop()
+            # The kernel layer answers from its worker thread; the answer is fed in on the loop.
+            answer = partial(self._installed, output.ticket)
+            self._forwarding.declare(output.state, lambda error: _on(loop, answer, error))
+        elif isinstance(output, Advertise):
+            self._access[output.interface].send(advertisement(output))
+        elif isinstance(output, Probe):
+            self._access[output.interface].send(probe(output))
+        elif isinstance(output, Ignore) and output.interface in self._access:
+            self._access[output.interface].ignore(output.mac)
+        elif isinstance(output, Heed) and output.interface in self._access:
+            self._access[output.interface].heed(output.mac)
+
+    def _installed(self, ticket: int, error: str | None) -> None:
+        self._shell.feed([Installed(ticket, error)])
+
+    # Inputs
+
+    def _frames(self, access: AccessInterface) -> None:
+        events: list[Input] = []
+        for seen in access.drain():
+            if isinstance(seen, Hello):
+                events.append(self._hello(seen))
+            elif seen.mac not in self._gateway_macs:
+                events.append(_host_seen(seen))
+        if events:
+            self._shell.feed(events)
+
+    def _hello(self, seen: Hello) -> Input:
+        """Somebody of this domain is on our segment: no place to attach hosts until it is quiet again."""
+        loop = asyncio.get_running_loop()
+        self._gateway_macs.add(seen.mac)
+        timer = self._heard_hello.pop(seen.interface, None)
+        if timer is not None:
+            timer.cancel()
+        else:
+            self._access[seen.interface].say_hello()
+        self._heard_hello[seen.interface] = loop.call_later(QUIET_S, self._quiet, seen.interface)
+        return SegmentConflict(seen.interface, seen.name)
+
+    def _quiet(self, interface: str) -> None:
+        del self._heard_hello[interface]
+        self._shell.feed([SegmentClear(interface)])
+
+    def _say_hello(self) -> None:
+        for access in self._access.values():
+            access.say_hello()
+        asyncio.get_running_loop().call_later(EVERY_S, self._say_hello)
+
+    # Questions
+
+    def _show(self, what: str, mn: str | None) -> object:
+        if what == "status":
+            return {
+                **status(self._config.node, "gateway", self._ready, self._config.domain.digest),
+                "frames_to_userspace": sum(access.frames for access in self._access.values()),
+                "filter_full": sum(access.filter_full for access in self._access.values()),
+                "send_failures": self._transport.send_failures,
+                "segment_conflicts": self._gateway.conflicts(),
+                "counters": dict(self._gateway.counters.local),
+                "kernel": self._forwarding.counters(),
+            }
+        return views.of_gateway(self._gateway, what, mn, self._config.domain.peers, instant())
+
+
+def _on(loop: asyncio.AbstractEventLoop, call: Callable[[str | None], None], error: str | None) -> None:
+    loop.call_soon_threadsafe(call, error)
+
+
+def _host_seen(seen: Notice) -> HostSeen:
+    return HostSeen(seen.interface, seen.mac, seen.address, seen.solicited, seen.reassociated)

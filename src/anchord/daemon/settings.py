@@ -1,0 +1,105 @@
+"""From what the operator wrote to what the protocol and the kernel layer take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anchord.daemon.config import DomainConfig, NodeConfig
+from anchord.kernel.forwarding import PlaneSettings
+from anchord.protocol.settings import (
+    CentralSettings,
+    DomainSettings,
+    GatewayInfo,
+    GatewaySettings,
+    Lifetimes,
+    Limits,
+    Timing,
+)
+
+TUNNEL_BYTES = 40  # the outer IPv6 header (RFC 2473 section 7)
+
+
+def domain_settings(config: DomainConfig) -> DomainSettings:
+    """The domain as the protocol knows it."""
+    gateways = {
+        gateway.address: GatewayInfo(name, gateway.address, gateway.pools, gateway.local_networks)
+        for name, gateway in config.gateways.items()
+    }
+    lifetimes, timers, limits, pmip = config.lifetimes, config.timers, config.limits, config.pmip
+    return DomainSettings(
+        secret=config.secret,
+        central=config.central.address,
+        gateways=gateways,
+        lifetimes=Lifetimes(
+            lifetimes.valid_s,
+            lifetimes.preferred_s,
+            lifetimes.router_s,
+            lifetimes.advertise_every_s,
+            lifetimes.binding_s,
+        ),
+        timing=Timing(
+            initial_bindack_s=timers.initial_bindack_ms / 1000,
+            max_bindack_s=timers.max_bindack_ms / 1000,
+            fallback_s=timers.fallback_ms / 1000,
+            timestamp_window_s=pmip.timestamp_validity_window_ms / 1000,
+            min_delay_before_bce_delete_s=pmip.min_delay_before_bce_delete_ms / 1000,
+            probe_after_s=timers.probe_after_s,
+            refresh_share=timers.refresh_percent / 100,
+        ),
+        limits=Limits(
+            hosts=limits.hosts_per_gateway,
+            bindings=limits.sessions,
+            anchors_per_host=limits.anchors_per_host,
+            attaches_per_s=limits.attaches_per_s,
+            max_update_rate=limits.max_update_rate_per_s,
+            updates_per_s=limits.updates_per_s,
+        ),
+        mobility=config.mobility,
+        serve_unregistered=config.serve_unregistered,
+        timestamps=pmip.timestamp_based_approach_in_use,
+    )
+
+
+def gateway_settings(config: NodeConfig) -> GatewaySettings:
+    """A gateway as the protocol knows it."""
+    domain = domain_settings(config.domain)
+    listed = None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
+    return GatewaySettings(
+        me=domain.gateways[config.address],
+        domain=domain,
+        mtu=core_mtu(config.core) - TUNNEL_BYTES,
+        ignore=frozenset(config.ignore),
+        listed=listed,
+    )
+
+
+def central_settings(config: NodeConfig) -> CentralSettings:
+    """The CMD as the protocol knows it."""
+    listed = None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
+    return CentralSettings(domain_settings(config.domain), listed)
+
+
+def plane_settings(config: NodeConfig) -> PlaneSettings:
+    """A gateway as the kernel layer knows it."""
+    peers = tuple(g.address for g in config.domain.gateways.values() if g.address != config.address)
+    return PlaneSettings(
+        address=config.address,
+        pools=config.gateway.pools,
+        access=config.access,
+        core=config.core,
+        peers=peers,
+        tunnel_mtu=core_mtu(config.core) - TUNNEL_BYTES,
+    )
+
+
+def core_mtu(interfaces: tuple[str, ...]) -> int:
+    """The smallest MTU (bytes) among the core interfaces. Raises OSError when one does not exist."""
+    return min(int(Path(f"/sys/class/net/{name}/mtu").read_text()) for name in interfaces)
+
+
+def _identifier(entry: str) -> bytes:
+    """A listed host as its identifier on the wire: a MAC address as six bytes, anything else as it is."""
+    parts = entry.split(":")
+    if len(parts) == 6 and all(len(part) == 2 for part in parts):
+        return bytes.fromhex("".join(parts))
+    return entry.encode()

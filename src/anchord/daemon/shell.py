@@ -1,0 +1,144 @@
+"""The asyncio shell around a protocol object: it feeds inputs and time in, and carries outputs out.
+
+One event loop, no locks; the only other threads are the kernel layer's worker and the store's flusher. The order is
+the protocol's: what is to be persisted is in the store before anything of the same batch leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from anchord.daemon import logs
+from anchord.daemon.control import ControlServer
+from anchord.daemon.transport import Transport
+from anchord.protocol.inputs import Input
+from anchord.protocol.outputs import Output, Persist, Report, Send
+from anchord.protocol.timers import Instant
+from anchord.store.interface import Store, StoreError
+
+log = logging.getLogger("anchord")
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class Node(Protocol):
+    """What the shell drives: a gateway or a CMD."""
+
+    def handle(self, event: Input, now: Instant) -> list[Output]:
+        """One input."""
+        ...
+
+    def handle_timers(self, now: Instant) -> list[Output]:
+        """Everything that is due."""
+        ...
+
+    def next_timer_s(self) -> float | None:
+        """When the next timer is due."""
+        ...
+
+
+def instant() -> Instant:
+    """Now, on both clocks."""
+    return Instant(time.monotonic(), time.time())
+
+
+class Shell:
+    """Drives one protocol object. ``perform_other`` carries out the outputs that only some nodes have."""
+
+    def __init__(
+        self,
+        node: Node,
+        transport: Transport,
+        store: Store,
+        control: ControlServer,
+        perform_other: Callable[[Output], None],
+    ) -> None:
+        self._node = node
+        self._transport = transport
+        self._store = store
+        self._control = control
+        self._perform_other = perform_other
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
+        self._stopped: asyncio.Future[int] = self._loop.create_future()
+
+    def feed(self, events: Iterable[Input]) -> None:
+        """Hand inputs to the protocol object and carry out what follows: one commit for all of them."""
+        outputs: list[Output] = []
+        for event in events:
+            outputs += self._node.handle(event, instant())
+        self.perform(outputs)
+
+    def perform(self, outputs: list[Output]) -> None:
+        """Carry out outputs: persist, then everything else in order."""
+        changes = [(o.table, o.key, o.value) for o in outputs if isinstance(o, Persist)]
+        if changes:
+            try:
+                self._store.commit(changes)
+            except StoreError as error:
+                # Nothing may leave that would not survive a crash: better no answer, and a clear end.
+                logs.say(log, logging.CRITICAL, "store-failed", error=str(error))
+                self.stop(1)
+                return
+        for output in outputs:
+            if isinstance(output, Send):
+                self._transport.send(output.destination, output.message)
+            elif isinstance(output, Report):
+                self._report(output)
+            elif not isinstance(output, Persist):
+                self._perform_other(output)
+        self._set_timer()
+
+    def start(self) -> None:
+        """Listen for messages and signals. SIGTERM and SIGINT end the daemon."""
+        self._loop.add_reader(self._transport.fileno(), self._messages)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop, 0)
+        self._set_timer()
+        # What is loaded by now stays: the collector need not look at it again in the middle of a handover.
+        gc.collect()
+        gc.freeze()
+
+    def stop(self, code: int) -> None:
+        """End ``run`` with ``code``."""
+        if not self._stopped.done():
+            self._stopped.set_result(code)
+
+    async def run(self) -> int:
+        """Until somebody stops us; the exit code."""
+        return await self._stopped
+
+    def _messages(self) -> None:
+        self.feed(self._transport.drain())
+
+    def _set_timer(self) -> None:
+        at = self._node.next_timer_s()
+        if at == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = None if at is None else self._loop.call_at(at, self._timers_due)
+
+    def _timers_due(self) -> None:
+        self._timer = self._timer_at = None
+        self.perform(self._node.handle_timers(instant()))
+
+    def _report(self, report: Report) -> None:
+        logs.say(log, _LEVELS[report.level], report.event, **report.fields)
+        self._control.publish({"event": report.event, "level": report.level, "time": time.time(), **report.fields})
+
+
+def status(node: str, role: str, ready: bool, digest: str) -> dict[str, object]:
+    """What every daemon says of itself."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        resident = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return {"node": node, "role": role, "ready": ready, "pid": os.getpid(), "domain": digest, "rss_bytes": resident}

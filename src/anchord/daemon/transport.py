@@ -1,0 +1,73 @@
+"""Mobility Header messages to and from the network: one raw socket (IP protocol 135).
+
+The kernel fills in the checksum on sending and silently drops what arrives with a wrong one (RFC 6275 section 9.2);
+everything else about a message is checked by the wire layer and the protocol.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from ipaddress import IPv6Address
+
+from anchord.protocol.inputs import MessageMalformed, MessageReceived
+from anchord.wire.errors import WireError
+from anchord.wire.header import decode, encode
+from anchord.wire.messages import Message
+
+MOBILITY_HEADER = 135
+DRAIN = 64  # messages a wake-up
+LONGEST = 4096  # more than a Mobility Header can be (2048), so that nothing is cut silently
+BUFFER_BYTES = 4 << 20
+
+
+class TransportError(Exception):
+    """The socket cannot be had; the message says why and what to do."""
+
+
+class Transport:
+    """This node's Mobility Header socket, bound to its own address: nothing sent to another, or to a group, arrives."""
+
+    def __init__(self, address: IPv6Address) -> None:
+        """Raises TransportError."""
+        self.send_failures = 0
+        try:
+            self._socket = socket.socket(socket.AF_INET6, socket.SOCK_RAW, MOBILITY_HEADER)
+            self._socket.setblocking(False)
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+            self._socket.bind((str(address), 0))
+        except PermissionError as error:
+            raise TransportError("no raw socket: root or CAP_NET_RAW is needed") from error
+        except OSError as error:
+            raise TransportError(
+                f"{address}: cannot be used as this node's address: {error.strerror}; is it configured on an interface?"
+            ) from error
+
+    def fileno(self) -> int:
+        """For the event loop."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._socket.close()
+
+    def send(self, destination: IPv6Address, message: Message) -> None:
+        """Send one message. A full queue or a missing route counts as a loss: the protocol repeats what matters."""
+        try:
+            self._socket.sendto(encode(message), (str(destination), 0))
+        except OSError:
+            self.send_failures += 1
+
+    def drain(self) -> Iterator[MessageReceived | MessageMalformed]:
+        """What has come in; at most DRAIN messages."""
+        for _ in range(DRAIN):
+            try:
+                data, sender = self._socket.recvfrom(LONGEST)
+            except OSError:
+                return
+            source = IPv6Address(sender[0].partition("%")[0])
+            try:
+                yield MessageReceived(source, decode(data))
+            except WireError as error:
+                yield MessageMalformed(source, error.cause)
