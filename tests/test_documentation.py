@@ -1,0 +1,82 @@
+"""What docs/ say is what the program does."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv6Address
+from pathlib import Path
+
+import pytest
+
+from anchord.cli import VERBS
+from anchord.daemon import tables
+from anchord.daemon.config import Central, DomainConfig, Gateway, Lifetimes, Limits, NodeConfig, Pmip, Timers
+from anchord.daemon.configfile import Table, expected_of
+
+DOCS = Path(__file__).parents[1] / "docs"
+# The heading of each table in docs/configuration.md and the model it describes.
+DESCRIBED = {
+    "domain.toml": DomainConfig,
+    "[central]": Central,
+    "[gateways.NAME]": Gateway,
+    "[lifetimes]": Lifetimes,
+    "[timers]": Timers,
+    "[limits]": Limits,
+    "[pmip]": Pmip,
+    "node.toml": NodeConfig,
+}
+
+
+def as_written(value: object) -> str:
+    """A default as one would write it in the file."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return str(value)
+        case bytes():
+            return f'"{value.hex(":")}"'
+        case IPv6Address() | Path() | str():
+            return f'"{value}"'
+    assert value == ()
+    return "[]"
+
+
+def rows(model: type[Table]) -> list[str]:
+    """The table of docs/configuration.md for ``model``; tables inside it have headings of their own."""
+    lines = ["| key | what it may be | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        if field.description:
+            default = "required" if field.is_required() else f"`{as_written(field.default)}`"
+            lines.append(f"| `{field.alias or name}` | {expected_of(field)} | {default} | {field.description} |")
+    return lines
+
+
+def sections(page: str) -> dict[str, list[str]]:
+    """The table lines under each heading of a page."""
+    parts = re.split(r"^#+ (.*)$", (DOCS / page).read_text(), flags=re.MULTILINE)
+    return {
+        title.strip("`"): [line for line in text.splitlines() if line.startswith("|")]
+        for title, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+@pytest.mark.parametrize("title", DESCRIBED)
+def test_every_key_of_the_configuration_is_documented(title: str) -> None:
+    assert sections("configuration.md")[title] == rows(DESCRIBED[title])
+
+
+def test_every_table_of_a_domain_has_a_heading() -> None:
+    for name, field in DomainConfig.model_fields.items():
+        assert field.description or f"[{name}]" in DESCRIBED
+
+
+def test_every_verb_is_documented() -> None:
+    titles = sections("cli.md")
+    assert all(any(title.split()[0] == verb for title in titles) for verb in VERBS)
+
+
+@pytest.mark.parametrize("noun", tables.COLUMNS)
+def test_every_column_of_show_is_documented(noun: str) -> None:
+    documented = [line.split("|")[1].strip(" `") for line in sections("cli.md")[f"show {noun}"][2:]]
+    assert documented == list(tables.COLUMNS[noun])
