@@ -1,0 +1,171 @@
+"""The nftables table ``inet anchord``: what may not enter or cross this gateway, each dropped and counted by cause.
+
+foreign    an IPv6-in-IPv6 packet for the tunnel endpoint from nobody we know, or from the hosts' side. RFC 2473
+           section 9: without this, anybody who reaches the endpoint could send inner packets of any source.
+stale      a decapsulated packet for a host that is not (or no longer) here (RFC 5213 section 6.10.5).
+unbound    a packet of a host whose source has no binding here (RFC 5213 section 6.10.5).
+link_local a host's packet from a link-local source to somewhere else (RFC 5213 section 6.10.5).
+
+The last two reach the sink by routing (tables.py); this table only counts and drops there. The ruleset is loaded by
+``nft`` in one transaction, and not at all when the same one is loaded already: its counters go on over a restart.
+Counters are read over netlink, without a process. Formats: linux/netfilter/nf_tables.h.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Any
+
+from anchord.kernel.errors import KernelError
+from anchord.kernel.netlink import (
+    NETLINK_NETFILTER,
+    NetlinkError,
+    NetlinkSocket,
+    attribute_text,
+    attributes,
+    text_of,
+)
+from anchord.kernel.tables import SINK, PlaneSettings
+
+TABLE = "anchord"
+COUNTERS = ("foreign", "stale", "unbound", "link_local")
+
+_NFT_MSG_GETOBJ = (10 << 8) | 19
+_NFTA_OBJ_TABLE, _NFTA_OBJ_NAME, _NFTA_OBJ_DATA = 1, 2, 4
+_NFTA_COUNTER_PACKETS = 2
+_FAMILY_INET = 1
+_NFT_WITHIN_S = 20
+
+
+def ruleset(settings: PlaneSettings, promiscuous: Iterable[str] = ()) -> str:
+    """The table as nft text.
+
+    ``promiscuous`` names the access interfaces whose promiscuous mode was our doing; the table remembers them for
+    ``flush``, because it is the one thing of ours that lives exactly as long as they should.
+    """
+    core = ", ".join(f'"{name}"' for name in settings.core)
+    peers = _elements(sorted(str(peer) for peer in settings.peers))
+    raised = _elements(f'"{name}"' for name in sorted(promiscuous))
+
+    def counted(name: str) -> str:
+        return f'counter name "{name}" drop'
+
+    body = f"""
+  set peers {{ type ipv6_addr; {peers} }}
+  set promiscuous {{ type ifname; {raised} }}
+  {"; ".join(f"counter {name} {{ }}" for name in COUNTERS)}
+  chain enter {{
+    type filter hook prerouting priority raw; policy accept;
+    ip6 daddr {settings.address} meta l4proto 41 iifname != {{ {core} }} {counted("foreign")}
+    ip6 daddr {settings.address} meta l4proto 41 ip6 saddr != @peers {counted("foreign")}
+    ip6 saddr fe80::/10 ip6 daddr 2000::/3 iifname != {{ {core} }} fib daddr type != local {counted("link_local")}
+  }}
+  chain cross {{
+    type filter hook forward priority filter; policy accept;
+    oifname "{SINK}" iifname {{ {core} }} {counted("stale")}
+    oifname "{SINK}" {counted("unbound")}
+  }}
+"""
+    mark = blake2b(body.encode(), digest_size=8).hexdigest()
+    return f'table inet {TABLE} {{\n  comment "{mark}"\n{body}}}\n'
+
+
+def load(settings: PlaneSettings, promiscuous: Iterable[str] = ()) -> bool:
+    """Make the table what it should be; False when it was already. Raises KernelError."""
+    raised = sorted(set(promiscuous) | set(raised_promiscuous()))
+    text = ruleset(settings, raised)
+    mark = text.split('"', 2)[1]
+    if _loaded_mark() == mark:
+        return False
+    # One transaction: the first line makes sure that there is a table to delete.
+    _nft("-f", "-", given=f"table inet {TABLE} {{ }}\ndelete table inet {TABLE}\n{text}")
+    return True
+
+
+def remove() -> bool:
+    """Remove the table; False when there was none. Raises KernelError."""
+    if _listed() is None:
+        return False
+    _nft("delete", "table", "inet", TABLE)
+    return True
+
+
+def raised_promiscuous() -> tuple[str, ...]:
+    """Interfaces that were made promiscuous by us, as the loaded table remembers them."""
+    for each in _listed() or ():
+        if each.get("set", {}).get("name") == "promiscuous":
+            return tuple(str(name) for name in each["set"].get("elem", ()))
+    return ()
+
+
+def read_counters(sock: NetlinkSocket) -> dict[str, int]:
+    """Packets dropped since the table was loaded, by cause. ``sock``: see ``open_counters``. Raises NetlinkError."""
+    body = struct.pack("=BBH", _FAMILY_INET, 0, 0) + attribute_text(_NFTA_OBJ_TABLE, TABLE)
+    packets: dict[str, int] = {}
+    for _, payload in sock.dump(_NFT_MSG_GETOBJ, body, "read the packet counters"):
+        found = attributes(payload, 4)
+        count = attributes(found.get(_NFTA_OBJ_DATA, b"")).get(_NFTA_COUNTER_PACKETS, b"")
+        if text_of(found.get(_NFTA_OBJ_TABLE, b"")) == TABLE:
+            packets[text_of(found[_NFTA_OBJ_NAME])] = int.from_bytes(count, "big")
+    return {name: packets.get(name, 0) for name in COUNTERS}
+
+
+def open_counters() -> NetlinkSocket:
+    """A socket for ``read_counters`` in the namespace of this thread."""
+    return NetlinkSocket(NETLINK_NETFILTER)
+
+
+def counters() -> dict[str, int]:
+    """As ``read_counters``, all zero when there is no table."""
+    try:
+        with open_counters() as sock:
+            return read_counters(sock)
+    except NetlinkError:
+        return dict.fromkeys(COUNTERS, 0)
+
+
+def _elements(items: Iterable[str]) -> str:
+    listed = ", ".join(items)
+    return f"elements = {{ {listed} }}" if listed else ""
+
+
+def _loaded_mark() -> str | None:
+    for each in _listed() or ():
+        if "table" in each:
+            comment = each["table"].get("comment")
+            return str(comment) if comment else None
+    return None
+
+
+def _listed() -> list[dict[str, dict[str, Any]]] | None:
+    """The loaded table as nft describes it; None when there is none."""
+    found = _run("-j", "list", "table", "inet", TABLE)
+    if found.returncode:
+        if "No such file" in found.stderr:
+            return None
+        raise KernelError("cannot read the packet filter", f"nft: {found.stderr.strip()}", "run anchord doctor")
+    listed: list[dict[str, dict[str, Any]]] = json.loads(found.stdout)["nftables"]
+    return listed
+
+
+def _nft(*arguments: str, given: str = "") -> None:
+    found = _run(*arguments, given=given)
+    if found.returncode:
+        raise KernelError("cannot load the packet filter", f"nft: {found.stderr.strip()}", "run anchord doctor")
+
+
+def _run(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    program = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin") or shutil.which("nft")
+    if program is None:
+        raise KernelError("nft is not installed", "looked in PATH and /usr/sbin", "install the package nftables")
+    try:
+        return subprocess.run(
+            [program, *arguments], input=given, capture_output=True, text=True, timeout=_NFT_WITHIN_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise KernelError("nft does not answer", str(error), "look for another nft that hangs") from error

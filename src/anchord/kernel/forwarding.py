@@ -1,0 +1,307 @@
+"""Forwarding as a service: declare what should be true of a host, be told when the kernel has made it so.
+
+All work on the kernel happens in one worker thread, because rtnetlink runs inside sendmsg() and waits for a lock that
+is shared by the whole machine. The thread's day, most urgent first:
+
+1. declarations: all that are waiting are merged into one batch, and each is answered as soon as the kernel has
+   acknowledged its objects;
+2. what those left behind (``Engine.tidy``), as soon as nobody is waiting;
+3. sweep and audit on request;
+4. the buried links, at a quiet moment: 3 s after the last burial and half a second after the last declaration;
+5. an audit by itself, after 30 s without work.
+
+Nothing of this needs the process afterwards: when it is killed, packets go on, and the next ``start`` takes over.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address
+from types import MappingProxyType
+from typing import NamedTuple
+
+from anchord.declared import HostState, Role
+from anchord.kernel import dump, firewall, host
+from anchord.kernel.engine import Engine
+from anchord.kernel.errors import KernelError
+from anchord.kernel.netlink import NetlinkError, NetlinkSocket
+from anchord.kernel.tables import PlaneSettings
+
+__all__ = ["Forwarding", "KernelError", "PlaneSettings", "flush"]
+
+log = logging.getLogger(__name__)
+flush = host.flush
+
+Done = Callable[[str | None], None]
+"""Called from the worker thread with None or an error text. Must not block."""
+
+_MERGE_AT_MOST = 16
+"""Declarations in one batch: bounds how long the first of them waits for its answer."""
+_BURY_FOR_S = 3.0
+_QUIET_FOR_S = 0.5
+_BURIED_AT_MOST = 256
+"""More buried links than this are deleted without waiting for a quiet moment."""
+_AUDIT_EVERY_S = 30.0
+_AUDIT_SHARE = 100
+"""An audit of a large gateway takes long; it is not begun before this many times its duration has passed."""
+_STOP_WITHIN_S = 5.0
+
+
+class _Declare(NamedTuple):
+    state: HostState
+    done: Done
+
+
+class _Sweep(NamedTuple):
+    done: Done
+
+
+class _Audit(NamedTuple):
+    done: Done
+
+
+class _Stop(NamedTuple):
+    pass
+
+
+_Work = _Declare | _Sweep | _Audit | _Stop
+
+
+class Forwarding:
+    """The data plane of one gateway, in the network namespace of the thread that calls ``start``.
+
+    ``declare``, ``sweep``, ``audit``, ``counters`` and ``installed_summary`` may be called from any thread.
+    """
+
+    def __init__(self, settings: PlaneSettings) -> None:
+        self.settings = settings
+        self._queue: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._engine: Engine | None = None
+        self._thread: threading.Thread | None = None
+        self._counter_socket: NetlinkSocket | None = None
+        self._counter_lock = threading.Lock()
+        self._tunnel_mtu = 0
+        self._buried_at = self._declared_at = self._audited_at = 0.0
+        self._audit_pause_s = _AUDIT_EVERY_S
+        self._aside: list[_Work] = []
+        self._merged = 0
+
+    @property
+    def links(self) -> Mapping[bytes, str]:
+        """MACs of the DLIFs in service here, with the names of their interfaces; live, for look-ups.
+
+        It changes under the reader: to iterate, take ``dict(forwarding.links)`` first.
+        """
+        return MappingProxyType(self._engine.links if self._engine else {})
+
+    @property
+    def tunnel_mtu(self) -> int:
+        """Bytes an inner packet may have in a tunnel: what Router Advertisements should carry (RFC 5213 6.9.5)."""
+        return self._tunnel_mtu
+
+    def start(self) -> None:
+        """Prepare the machine, take over what an earlier process left, and start the worker.
+
+        Returns when forwarding is in order; hosts of an earlier process go on being served until ``sweep``.
+        Raises KernelError; a second call after ``stop`` is allowed.
+        """
+        sock = NetlinkSocket()
+        try:
+            self._tunnel_mtu = host.prepare(self.settings, sock)
+            self._engine = Engine(self.settings, sock)
+            self._engine.take_over(self._tunnel_mtu)
+            self._counter_socket = firewall.open_counters()
+        except NetlinkError as error:
+            sock.close()
+            raise host.explained(error) from error
+        except KernelError:
+            sock.close()
+            raise
+        self._audited_at = time.monotonic()
+        self._buried_at = self._audited_at if self._engine.buried else 0.0
+        self._thread = threading.Thread(target=self._work, name="anchord-kernel", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the worker after what is queued already. Kernel state stays as it is. May be called twice."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(_Stop())
+            thread.join(_STOP_WITHIN_S)
+        with self._counter_lock:
+            if self._counter_socket is not None:
+                self._counter_socket.close()
+                self._counter_socket = None
+
+    def declare(self, state: HostState, done: Done) -> None:
+        """Make this true of the host, replacing what was declared of it before.
+
+        ``done(None)`` when the kernel has acknowledged every object; ``done(text)`` when something failed: other
+        hosts are not affected, and declaring again repairs. What is no longer wanted goes afterwards.
+        """
+        self._queue.put(_Declare(state, done))
+
+    def sweep(self, done: Done) -> None:
+        """Remove what an earlier process left and no declaration since ``start`` has mentioned."""
+        self._queue.put(_Sweep(done))
+
+    def audit(self, done: Done) -> None:
+        """Compare the kernel with everything declared, repair what differs."""
+        self._queue.put(_Audit(done))
+
+    def counters(self) -> dict[str, int]:
+        """Packets dropped by cause (firewall.py), and what the worker did. Some 0.1 ms; zeroes before ``start``."""
+        dropped = dict.fromkeys(firewall.COUNTERS, 0)
+        with self._counter_lock:
+            if self._counter_socket is not None:
+                try:
+                    dropped = firewall.read_counters(self._counter_socket)
+                except NetlinkError as error:
+                    log.warning("counters cannot be read error=%r", str(error))
+        engine = self._engine
+        if engine is None:
+            return dropped
+        totals = engine.totals
+        return dropped | {
+            "netlink_batches": totals.batches,
+            "netlink_requests": totals.requests,
+            "netlink_errors": totals.errors,
+            "declarations_merged": self._merged,
+            "audits": totals.readings,
+            "repairs": totals.repairs,
+            "links": len(engine.links),
+            "links_deleted": totals.links_deleted,
+        }
+
+    def installed_summary(self) -> list[dict[str, object]]:
+        """The tunnels: one entry for each peer with its prefixes, as ``show tunnels`` prints them."""
+        engine = self._engine
+        tunnels: dict[IPv6Address, dict[str, list[str]]] = {}
+        for state in list(engine.states.values()) if engine else ():
+            for entry in state.entries:
+                if entry.peer is not None and entry.role in (Role.IMPORTED, Role.EXPORTED):
+                    sides = tunnels.setdefault(entry.peer, {Role.IMPORTED.value: [], Role.EXPORTED.value: []})
+                    sides[entry.role.value].append(str(entry.prefix))
+        return [
+            {"peer": str(peer), "local": str(self.settings.address), "mtu": self._tunnel_mtu}
+            | {side: sorted(prefixes) for side, prefixes in tunnels[peer].items()}
+            for peer in sorted(tunnels)
+        ]
+
+    # The worker thread.
+
+    def _work(self) -> None:
+        assert self._engine is not None
+        engine = self._engine
+        try:
+            while self._turn(engine):
+                pass
+        except Exception:
+            log.exception("the forwarding worker failed")
+            raise
+        finally:
+            engine.socket.close()
+
+    def _turn(self, engine: Engine) -> bool:
+        """One piece of work; False when it was the last."""
+        work = self._next(engine)
+        match work:
+            case None:
+                self._idle(engine)
+            case _Declare():
+                self._declare(engine, self._waiting(work))
+            case _Sweep(done):
+                forgotten = engine.forget_inherited()
+                log.info("swept objects=%d", forgotten)
+                _answer(done, None)
+            case _Audit(done):
+                _answer(done, self._audit(engine, lambda: False))
+            case _Stop():
+                engine.tidy()
+                return False
+        return True
+
+    def _next(self, engine: Engine) -> _Work | None:
+        if self._aside:
+            return self._aside.pop(0)
+        try:
+            return self._queue.get(block=not engine.unwanted, timeout=self._patience(engine))
+        except queue.Empty:
+            return None
+
+    def _patience(self, engine: Engine) -> float:
+        """Seconds until there is something to do without being asked."""
+        now = time.monotonic()
+        due = self._audited_at + self._audit_pause_s
+        if self._buried_at:
+            due = min(due, max(self._buried_at + _BURY_FOR_S, self._declared_at + _QUIET_FOR_S))
+        return max(due - now, 0.01)
+
+    def _waiting(self, first: _Declare) -> list[_Declare]:
+        """This declaration and those waiting behind it; other work found on the way is set aside."""
+        found = [first]
+        while len(found) < _MERGE_AT_MOST and not self._aside:
+            try:
+                work = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if isinstance(work, _Declare):
+                found.append(work)
+            else:
+                self._aside.append(work)
+        return found
+
+    def _declare(self, engine: Engine, declared: list[_Declare]) -> None:
+        newest = {work.state.host: work.state for work in declared}
+        self._merged += len(declared) - 1
+        outcome = engine.apply(list(newest.values()))
+        for work in declared:
+            _answer(work.done, outcome[work.state.host])
+        self._declared_at = time.monotonic()
+        if len(engine.unwanted) > _BURIED_AT_MOST:
+            self._tidy(engine)
+
+    def _idle(self, engine: Engine) -> None:
+        now = time.monotonic()
+        if engine.unwanted:
+            self._tidy(engine)
+        elif self._buried_at and now - self._buried_at >= _BURY_FOR_S and now - self._declared_at >= _QUIET_FOR_S:
+            engine.delete_buried()
+            self._buried_at = 0.0
+        elif now - self._audited_at >= self._audit_pause_s:
+            error = self._audit(engine, lambda: not self._queue.empty())
+            if error:
+                log.warning("audit could not repair everything error=%r", error)
+
+    def _tidy(self, engine: Engine) -> None:
+        engine.tidy()
+        if len(engine.buried) > _BURIED_AT_MOST:
+            engine.delete_buried()
+            self._buried_at = 0.0
+        elif engine.buried and not self._buried_at:
+            self._buried_at = time.monotonic()
+
+    def _audit(self, engine: Engine, urgent: Callable[[], bool]) -> str | None:
+        began = time.monotonic()
+        try:
+            self._tunnel_mtu = host.tunnel_mtu(self.settings, dump.interfaces(engine.socket))
+            errors = engine.audit(self._tunnel_mtu, urgent)
+        except dump.InterruptedReadError:
+            return None
+        except (NetlinkError, KernelError) as error:
+            errors = [str(error)]
+        self._audited_at = time.monotonic()
+        self._audit_pause_s = max(_AUDIT_EVERY_S, _AUDIT_SHARE * (self._audited_at - began))
+        return "; ".join(errors) or None
+
+
+def _answer(done: Done, error: str | None) -> None:
+    """Tell the control plane. Whatever its callback does wrong must not end forwarding."""
+    try:
+        done(error)
+    except Exception:
+        log.exception("a forwarding callback failed")

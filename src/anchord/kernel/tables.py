@@ -1,0 +1,227 @@
+"""The forwarding plan: which tables, rules and internal links there are, and why each exists.
+
+A gateway is three things at once, host by host and prefix by prefix: a plain router (prefix ANCHORED), the anchor of a
+host that is elsewhere (EXPORTED), and the router of a visiting host whose prefix belongs elsewhere (IMPORTED). All of
+it is ordinary Linux routing: each packet is answered by rules and tables, no process touches it, and it goes on when
+the process dies. Everything below carries the route protocol number 201 or a name of ours, so that a later process
+finds it again.
+
+Why a packet takes a second pass through an internal veth pair
+    A packet that grows by the 40 bytes of an outer header may no longer fit. The kernel would report that to itself,
+    the sender of the outer packet, and the inner packet would be lost for good. So a packet bound for a tunnel is
+    first routed into ``an-up0`` (uplink) or ``an-dn0`` (downlink), whose MTU is the tunnel's: there the kernel sends
+    Packet Too Big to the *inner* sender (RFC 2473 section 7.1, RFC 5213 section 6.9.5). It leaves the other end and
+    is encapsulated in its second pass. ``an-re0`` gives decapsulated packets a second pass through normal routing,
+    and its other end ``an-re1`` is the sink where packets go that may not be forwarded, so that they can be counted.
+
+Why the local table moves
+    The gateway's own address is the tunnel endpoint. Rule 0 (local) would take tunnelled packets before any route of
+    ours is asked, so rule 10 must come first: local is asked at 50 instead, for everything but tunnelled packets.
+
+Why decapsulated packets have a table of their own
+    A gateway that looked them up in the main table would carry a stale packet back to the anchor that sent it, and the
+    two would play it to and fro; and it would forward for strangers. Table INNER knows three answers: to a visiting
+    host; from a prefix of our pool back to normal routing (the uplink of hosts we anchor, taken by the whole pool
+    because a new serving gateway may send before the anchor has heard of it); the sink (RFC 5213 section 6.10.5: a
+    decapsulated packet without a connected interface is dropped silently).
+
+Why uplink is asked by source, and why everything not named ``core`` is
+    A host sends packets of every prefix through whichever of its routers it prefers, so the interface says nothing.
+    Table UPLINK knows every source that is bound here: IMPORTED goes to its anchor, ANCHORED is thrown back to normal
+    routing, any other is sunk (RFC 5213 section 6.10.5: forward only with an established binding). Packets from core
+    interfaces and from our own internal links are not asked.
+
+Why ICMPv6 errors have a table
+    What the gateway itself says to a visiting host (Packet Too Big above all) goes to it directly: table LOCALOUT.
+
+Hop limit: every pass through an internal link takes one; a packet to a host that moved crosses two gateways and loses
+four, which traceroute shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from ipaddress import IPv6Address, IPv6Network
+
+from anchord.declared import HostState, PrefixEntry, Role
+from anchord.kernel.objects import PROTOCOL, Address, Link, Neighbour, Object, Pair, Route, RouteKind, Rule
+
+DECAP, HOSTS, INNER, UPLINK, DOWN, LOCALOUT, UP = 77, 78, 79, 80, 81, 82, 83
+TABLE_NAMES = {
+    DECAP: "anchord-decap",
+    HOSTS: "anchord-hosts",
+    INNER: "anchord-inner",
+    UPLINK: "anchord-uplink",
+    DOWN: "anchord-down",
+    LOCALOUT: "anchord-localout",
+    UP: "anchord-up",
+}
+LOCAL = 255
+
+LIVE, GRAVEYARD = 0xAC01, 0xAC02
+"""Link groups: DLIFs in service, and those waiting to be deleted together at a quiet moment."""
+
+FIRST_INDEX = 1_000_000
+"""Interface indexes of ours start here: they are chosen before the kernel is asked, so that a link and everything on
+it go in one batch."""
+
+HOST = IPv6Address("fe80::1:1")
+"""Next hop on every DLIF: a permanent neighbour with the host's MAC. Nothing is resolved, so the first packet leaves
+at once and a scan of the host's /64 fills no neighbour cache."""
+INSIDE = IPv6Address("fe80::2:1")
+"""Next hop on every internal link: a permanent neighbour with the other end's MAC."""
+
+ENCAPSULATION_OVERHEAD = 40
+MIN_MTU = 1280
+"""RFC 8200 section 5: no IPv6 link, and so no tunnel, may be narrower."""
+_SECOND_PASS_MTU = 65535
+_RULE_NORMAL = 57
+_IPV6_IN_IPV6 = 41
+_ANY = IPv6Network("::/0")
+_KERNEL = 2
+
+UP0, UP1, DOWN0, DOWN1, AGAIN0, SINK = "an-up0", "an-up1", "an-dn0", "an-dn1", "an-re0", "an-re1"
+"""``an-re1`` is both: packets sent into it are lost (sink), packets sent into ``an-re0`` come out of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneSettings:
+    """What the data plane of one gateway has to know.
+
+    ``address``: the gateway's global address, both ends of its tunnels; must be configured on this machine.
+    ``pools``: the prefixes this gateway anchors, each shorter than /64 and disjoint.
+    ``access``: interfaces that hosts are on. ``core``: all others that packets may be forwarded from (uplinks, wired
+    networks); anything else counts as the hosts' side. ``peers``: addresses of the other gateways; tunnelled packets
+    from anyone else are dropped. ``tunnel_mtu``: bytes of an inner packet; None = least MTU of ``core`` less 40.
+    """
+
+    address: IPv6Address
+    pools: tuple[IPv6Network, ...]
+    access: tuple[str, ...]
+    core: tuple[str, ...]
+    peers: tuple[IPv6Address, ...] = ()
+    tunnel_mtu: int | None = None
+
+    def __post_init__(self) -> None:
+        for pool in self.pools:
+            if pool.prefixlen > 63:
+                raise ValueError(f"pool {pool}: must be shorter than /64, each host gets a /64 of it")
+        if not self.access or not self.core:
+            raise ValueError("at least one access and one core interface are needed")
+        if both := sorted(set(self.access) & set(self.core)):
+            raise ValueError(f"interface {both[0]} cannot be both access and core")
+        if self.tunnel_mtu is not None and self.tunnel_mtu < MIN_MTU:
+            raise ValueError(f"tunnel_mtu {self.tunnel_mtu}: must be {MIN_MTU} or more (RFC 8200 section 5)")
+
+
+LOCAL_MOVED = Rule(50, table=LOCAL)
+LOCAL_FIRST = Rule(0, table=LOCAL, owner=_KERNEL)
+"""The rule the kernel starts with; removed while we forward, put back by flush."""
+
+
+def pairs(tunnel_mtu: int) -> tuple[Pair, ...]:
+    """The internal links."""
+    return (
+        Pair(UP0, UP1, _mac(0), _mac(1), tunnel_mtu),
+        Pair(DOWN0, DOWN1, _mac(2), _mac(3), tunnel_mtu),
+        Pair(AGAIN0, SINK, _mac(4), _mac(5), _SECOND_PASS_MTU),
+    )
+
+
+def plan(settings: PlaneSettings, tunnel_mtu: int) -> tuple[Object, ...]:
+    """Everything that exists whether or not a host is here, in the order in which to make it."""
+    internal = pairs(tunnel_mtu)
+    neighbours = [Neighbour(pair.name, INSIDE, pair.peer_mac) for pair in internal]
+    neighbours.append(Neighbour(SINK, INSIDE, internal[2].mac))
+    routes = [
+        Route(INNER, IPv6Network("ff00::/8"), kind=RouteKind.BLACKHOLE),
+        Route(INNER, IPv6Network("fe80::/10"), kind=RouteKind.BLACKHOLE),
+        Route(INNER, _ANY, device=SINK, via=INSIDE),
+        *(Route(INNER, _ANY, pool, device=AGAIN0, via=INSIDE) for pool in settings.pools),
+        Route(UPLINK, _ANY, device=SINK, via=INSIDE),
+        # A prefix of ours that no host has: without this the core's default route would bring the packet back.
+        *(Route(HOSTS, pool, kind=RouteKind.UNREACHABLE) for pool in settings.pools),
+        # The device of a tunnel route decides nothing, the outer packet is routed anew. An internal one never goes
+        # down, so the route outlives trouble on the core link.
+        Route(DECAP, IPv6Network(settings.address), device=AGAIN0, decapsulate_into=INNER),
+    ]
+    return (*internal, *neighbours, *routes, *rules(settings))
+
+
+def rules(settings: PlaneSettings) -> tuple[Rule, ...]:
+    """Routing policy, last first: a rule is in force only when those behind it are."""
+    not_hosts = (*settings.core, SINK, UP1, DOWN1, "lo")
+    return (
+        Rule(_RULE_NORMAL, table=HOSTS),
+        LOCAL_MOVED,
+        Rule(51, table=LOCALOUT, iif="lo"),
+        Rule(52, table=DOWN, iif=DOWN1),
+        Rule(53, table=UP, iif=UP1),
+        Rule(54, iif=AGAIN0),
+        *(Rule(55, goto=_RULE_NORMAL, iif=name) for name in not_hosts),
+        Rule(56, table=UPLINK),
+        Rule(10, table=DECAP, destination=settings.address, ip_protocol=_IPV6_IN_IPV6),
+    )
+
+
+def link_name(host: str, mac: bytes, parent: str) -> str:
+    """Name of the interface that shows the router with this MAC to this host on this access interface."""
+    return "dl" + blake2b(b"\0".join((host.encode(), mac, parent.encode())), digest_size=5).hexdigest()
+
+
+def is_link_name(name: str) -> bool:
+    """Whether an interface of this name is a DLIF of ours."""
+    return len(name) == 12 and name.startswith("dl")
+
+
+def host_objects(state: HostState) -> tuple[Object, ...]:
+    """What a declaration comes to, in the order in which to make it.
+
+    Imported prefixes come first: their connections are waiting, a new prefix has none yet. Within a prefix the steps
+    that a packet takes last are made first, so that nothing is steered to where it cannot go on.
+    Raises ValueError when the declaration contradicts itself.
+    """
+    made: dict[object, Object] = {}
+    for entry in sorted(state.entries, key=lambda entry: entry.role is not Role.IMPORTED):
+        for each in _entry_objects(state, entry):
+            made.setdefault(each.key, each)
+    return tuple(made.values())
+
+
+def _entry_objects(state: HostState, entry: PrefixEntry) -> list[Object]:
+    prefix = entry.prefix
+    if entry.role is Role.EXPORTED:
+        return [
+            Route(DOWN, prefix, device=AGAIN0, segment=_peer(entry)),
+            Route(HOSTS, prefix, device=DOWN0, via=INSIDE),
+        ]
+    link, address, neighbour = _router_objects(state, entry)
+    made: list[Object] = [link, address, neighbour]
+    if entry.role is Role.ANCHORED:
+        made.append(Route(HOSTS, prefix, device=link.name, via=HOST))
+        made.append(Route(UPLINK, _ANY, prefix, kind=RouteKind.THROW))
+    elif entry.role is Role.IMPORTED:
+        made.append(Route(INNER, prefix, device=link.name, via=HOST))
+        made.append(Route(LOCALOUT, prefix, device=link.name, via=HOST))
+        made.append(Route(UP, _ANY, prefix, device=AGAIN0, segment=_peer(entry)))
+        made.append(Route(UPLINK, _ANY, prefix, device=UP0, via=INSIDE))
+    return made
+
+
+def _router_objects(state: HostState, entry: PrefixEntry) -> tuple[Link, Address, Neighbour]:
+    if entry.router is None or state.mac is None or state.interface is None:
+        raise ValueError(f"{entry.prefix} is {entry.role.value}, so router, host MAC and access interface are needed")
+    link = Link(link_name(state.host, entry.router.mac, state.interface), state.interface, entry.router.mac, LIVE)
+    return link, Address(link.name, entry.router.address), Neighbour(link.name, HOST, state.mac)
+
+
+def _peer(entry: PrefixEntry) -> IPv6Address:
+    if entry.peer is None:
+        raise ValueError(f"{entry.prefix} is {entry.role.value}, so the peer is needed")
+    return entry.peer
+
+
+def _mac(number: int) -> bytes:
+    """MAC of an end of an internal link: locally administered, never on any wire."""
+    return bytes((0x02, 0xAC, PROTOCOL, 0, 0, number))
