@@ -24,7 +24,7 @@ def move(namespace: str, host: str, mac: bytes, target: AccessLink, silent: bool
     ``flap_ms``: the carrier at the host is gone for so many milliseconds, with the change in the middle. Then the
     Layer 2 Update frame goes out, unless ``silent``. A host that is there already is announced all the same.
     """
-    with Links(namespace) as links:
+    with Links(namespace) as links, _sender(namespace) as sender:
         known = {link.name: link for link in links.all()}
         port, bridge = _named(known, host_port(host)), _named(known, target.bridge)
         if flap_ms is not None:
@@ -37,20 +37,19 @@ def move(namespace: str, host: str, mac: bytes, target: AccessLink, silent: bool
             links.set_up(port, True)
         moved_ns = time.time_ns()
         if not silent:
-            others = [link.name for link in known.values() if link.master == bridge.index and link != port]
-            _announce(namespace, others, mac)
+            frame = layer2_update_frame(mac)
+            for other in known.values():
+                # Where it would go, and what the bridge would learn, if the frame had come in at the station's port.
+                if other.master == bridge.index and other.name != port.name:
+                    sender.sendto(frame, (other.name, 0))
             links.learn(port, mac)
         return moved_ns
 
 
-def _announce(namespace: str, ports: list[str], mac: bytes) -> None:
-    """Send the frame out of the bridge's other ports, where it would go if it had come in at the station's."""
-    frame = layer2_update_frame(mac)
+def _sender(namespace: str) -> socket.socket:
+    """A socket for whole frames that receives nothing."""
     with inside(namespace):
-        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-    with sender:
-        for port in ports:
-            sender.sendto(frame, (port, 0))
+        return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
 
 
 def _named(links: dict[str, Link], name: str) -> Link:

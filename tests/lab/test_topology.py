@@ -1,0 +1,144 @@
+"""Topology files: what may be left out, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import tomllib
+from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
+
+import pytest
+
+from anchord.daemon.config import load_node
+from anchord.lab import config_files
+from anchord.lab.errors import LabError, TopologyError
+from anchord.lab.topology import Kind, Topology
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "lab").glob("*.toml"))
+
+
+def load(tmp_path: Path, text: str) -> Topology:
+    path = tmp_path / "lab.toml"
+    path.write_text(text)
+    return Topology.load(path)
+
+
+def errors_of(tmp_path: Path, text: str) -> list[str]:
+    with pytest.raises(TopologyError) as caught:
+        load(tmp_path, text)
+    return [line.removeprefix(f"{tmp_path}/lab.toml: ") for line in caught.value.problems]
+
+
+def test_default_is_the_domain_of_the_demo() -> None:
+    topology = Topology.default()
+    assert list(topology.nodes()) == ["gw1", "gw2", "gw3", "cmd", "core", "sw", "cn1", "cn2", "mn1"]
+    assert topology.daemons() == ["gw1", "gw2", "gw3", "cmd"]
+    assert topology.gateways["gw2"].address == IPv6Address("2001:db8:f2::1")
+    assert topology.gateways["gw3"].pools == (IPv6Network("2001:db8:a3::/48"),)
+    assert topology.correspondents["cn2"].address == IPv6Address("2001:db8:c2::1")
+    assert topology.hosts["mn1"].at == "gw1" and not topology.hosts["mn1"].sysctls
+
+
+def test_names_are_enough(tmp_path: Path) -> None:
+    topology = load(tmp_path, '[gateways.left]\n[gateways.right]\n[hosts.phone]\nat = "right"\n')
+    assert topology.gateways["right"].address == IPv6Address("2001:db8:f2::1")
+    assert topology.gateways["right"].links[0].bridge == "br-right"
+    assert topology.nodes()["phone"] is Kind.HOST
+
+
+def test_addresses_of_many_gateways_never_meet_the_central_database(tmp_path: Path) -> None:
+    topology = load(tmp_path, "".join(f"[gateways.g{number}]\n" for number in range(1, 40)))
+    assert len({link.network for link in topology.on_core().values()}) == 40
+
+
+def test_demo_example_is_the_default() -> None:
+    assert Topology.load(EXAMPLES[0].with_name("demo.toml")) == Topology.default()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_are_valid_and_survive_recording(path: Path) -> None:
+    topology = Topology.load(path)
+    assert Topology.from_plain(topology.to_plain()) == topology
+
+
+def test_every_error_is_reported_in_one_pass(tmp_path: Path) -> None:
+    found = errors_of(
+        tmp_path,
+        """
+        mobilty = true
+        core_mtu = 12
+        [gateways.gw1]
+        pools = ["2001:db8:a::/48"]
+        access = ["a", "a"]
+        [gateways.gw2]
+        pools = ["2001:db8:a:1::/64", "2001:db8:b::/65"]
+        address = "2001:db8:a::1"
+        [gateways.GW3]
+        [hosts.mn1]
+        at = "gw4"
+        mac = "01:00:5e:00:00:01"
+        [hosts.mn2]
+        at = "gw1"
+        access = "b"
+        [hosts.core]
+        at = "gw1"
+        """,
+    )
+    starts = [error.partition(": ")[0] for error in found]
+    assert sorted(starts) == sorted(
+        [
+            "mobilty", "core_mtu", "gateways.gw1.access", "gateways.gw2.pools", "gateways.gw2.pools[1]",
+            "gateways.gw2.address", "gateways.GW3", "hosts.mn1.at", "hosts.mn1.mac", "hosts.mn2.access", "hosts.core",
+        ]
+    )  # fmt: skip
+    assert all(any(hint in error for hint in ("expected", "did you mean", "there are")) for error in found)
+    assert "mobilty: unknown key, expected 'mobility'" in found
+
+
+def test_a_file_that_cannot_be_read_is_a_topology_error(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="nowhere.toml: cannot be read"):
+        Topology.load(tmp_path / "nowhere.toml")
+
+
+def test_unknown_names_are_told_the_nearest() -> None:
+    topology = Topology.default()
+    with pytest.raises(LabError, match="no host 'nm1'; did you mean mn1?"):
+        topology.host("nm1")
+    with pytest.raises(LabError, match="no gateway 'gw'; did you mean gw"):
+        topology.link("gw")
+
+
+def test_daemons_accept_the_files_a_lab_writes(tmp_path: Path) -> None:
+    topology = load(
+        tmp_path,
+        """
+        name = "two links"
+        mobility = false
+        [gateways.gw1]
+        access = ["a", "b"]
+        local_networks = ["2001:db8:77::/48"]
+        node = { hosts = "listed", listed = ["02:00:00:00:00:01"] }
+        [gateways.gw2]
+        [domain]
+        name = "two-links"
+        lifetimes = { preferred_s = 200 }
+        [domain.gateways.gw2]
+        local_networks = ["2001:db8:78::/48"]
+        """,
+    )
+    config_files.write(tmp_path, topology)
+    node = load_node(config_files.node_file(tmp_path, "gw1"))
+    assert node.access == ("acc0", "acc1") and node.core == ("core0",) and node.hosts == "listed"
+    assert not node.domain.mobility and node.domain.name == "two-links"
+    assert node.domain.lifetimes.preferred_s == 200 and node.domain.lifetimes.valid_s == 600
+    assert node.domain.gateways["gw2"].local_networks == (IPv6Network("2001:db8:78::/48"),)
+    assert load_node(config_files.node_file(tmp_path, "cmd")).is_central
+
+
+def test_toml_that_is_written_reads_back_the_same() -> None:
+    table = {
+        "text": 'a "quoted" \\ line\nand a tab\t, ü',
+        "numbers": [1, -2, 3.5],
+        "flag": True,
+        "inner": {"dotted.key": {"deep": "x"}, "list": [{"a": 1}, {"a": "two"}], "empty": {}},
+    }
+    assert tomllib.loads(config_files.toml(table)) == table
