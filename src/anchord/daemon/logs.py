@@ -86,13 +86,18 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _value(value: object) -> str:
-    if isinstance(value, str):
-        text = value
-    elif isinstance(value, float):
-        text = f"{value:.3f}"
-    else:
-        text = json.dumps(value, default=plain, separators=(",", ":")).strip('"')
+    text = _text(value)
     return text if _BARE.fullmatch(text) else json.dumps(text)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, list | tuple):
+        return ",".join(_text(part) for part in value)
+    return json.dumps(value, default=plain, separators=(",", ":")).strip('"')
 
 
 def _one_line(text: str) -> str:
