@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -24,6 +25,10 @@ from anchord.protocol.timers import Instant
 from anchord.store.interface import Store, StoreError
 
 log = logging.getLogger("anchord")
+
+# The store is written through to the disk this long after a commit, once for everything committed meanwhile.
+FLUSH_S = 0.01
+SWITCH_INTERVAL_S = 0.0002
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -68,6 +73,7 @@ class Shell:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
+        self._flush_scheduled = False
         self._stopped: asyncio.Future[int] = self._loop.create_future()
 
     def feed(self, events: Iterable[Input]) -> None:
@@ -88,6 +94,9 @@ class Shell:
                 logs.say(log, logging.CRITICAL, "store-failed", error=str(error))
                 self.stop(1)
                 return
+            if not self._flush_scheduled:
+                self._flush_scheduled = True
+                self._loop.call_later(FLUSH_S, self._flush)
         for output in outputs:
             if isinstance(output, Send):
                 self._transport.send(output.destination, output.message)
@@ -103,6 +112,8 @@ class Shell:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop, 0)
         self._set_timer()
+        # The worker threads compute little and wait much; the loop must not wait 5 ms for one of them.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         # What is loaded by now stays: the collector need not look at it again in the middle of a handover.
         gc.collect()
         gc.freeze()
@@ -115,6 +126,10 @@ class Shell:
     async def run(self) -> int:
         """Until somebody stops us; the exit code."""
         return await self._stopped
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        self._loop.run_in_executor(None, self._store.flush)
 
     def _messages(self) -> None:
         self.feed(self._transport.drain())

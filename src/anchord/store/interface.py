@@ -24,6 +24,10 @@ class Store(Protocol):
         """Make all changes, or none, survive the death of this process. Raises StoreError."""
         ...
 
+    def flush(self) -> None:
+        """Make everything committed survive a power cut too; may block, may be called from another thread."""
+        ...
+
     def close(self) -> None:
         """Make everything survive a power cut, and let go of the files."""
         ...

@@ -26,5 +26,8 @@ class MemoryStore:
             else:
                 rows[key] = value
 
+    def flush(self) -> None:
+        """Nothing survives here."""
+
     def close(self) -> None:
         """Nothing to let go of."""

@@ -1,9 +1,9 @@
 """The embedded store: one SQLite file with a write-ahead log.
 
-A commit is in the log when ``commit`` returns, so it survives ``kill -9`` of the process. One background thread writes
-the log through to the disk at most ``FLUSH_S`` later, for everybody who committed meanwhile, and moves the log into
-the database now and then: neither is ever on the path of an answer. A power cut may therefore lose the last moments;
-the gateways' refreshes repair that. ``synchronous=True`` waits for the disk in every commit instead.
+A commit is in the log when ``commit`` returns, so it survives ``kill -9`` of the process. ``flush`` writes the log
+through to the disk, for everybody who committed meanwhile, and moves it into the database now and then; the owner has
+it done in a thread a moment later, so that neither is ever on the path of an answer. A power cut may therefore lose
+the last moments; the gateways' refreshes repair that. ``synchronous=True`` waits for the disk in every commit instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 
 from anchord.store.interface import Change, StoreError, Tables
 
-FLUSH_S = 0.01
 CHECKPOINT_BYTES = 4 << 20  # the log is moved into the database when it has grown this long
 SCHEMA = 1
 
@@ -39,10 +38,8 @@ class SqliteStore:
             self._log = os.open(f"{path}-wal", os.O_RDWR | os.O_CREAT, 0o600)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: cannot be used as a store: {error}; move it away to begin anew") from error
-        self._dirty = threading.Event()
-        self._closing = False
-        self._flusher = threading.Thread(target=self._flush_loop, name="store-flush", daemon=True)
-        self._flusher.start()
+        self._checkpointer: sqlite3.Connection | None = None
+        self._flushing = threading.Lock()
 
     def _check_schema(self) -> None:
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
@@ -80,24 +77,25 @@ class SqliteStore:
             with contextlib.suppress(sqlite3.Error):
                 self._database.execute("ROLLBACK")
             raise StoreError(f"{self._path}: cannot be written: {error}") from error
-        self._dirty.set()
+
+    def flush(self) -> None:
+        """Have the disk hold everything committed so far; blocks, and may be called from any thread."""
+        with self._flushing:
+            os.fsync(self._log)
+            if os.fstat(self._log).st_size > CHECKPOINT_BYTES:
+                self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        if self._checkpointer is None:
+            self._checkpointer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        with contextlib.suppress(sqlite3.OperationalError):  # busy: next time
+            self._checkpointer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Write everything through to the disk and let go of the files."""
-        self._closing = True
-        self._dirty.set()
-        self._flusher.join()
-        self._database.close()
-        os.close(self._log)
-
-    def _flush_loop(self) -> None:
-        checkpointer = sqlite3.connect(self._path, isolation_level=None)
-        while not self._closing:
-            self._dirty.wait()
-            self._dirty.clear()
-            os.fsync(self._log)
-            if os.fstat(self._log).st_size > CHECKPOINT_BYTES:
-                with contextlib.suppress(sqlite3.OperationalError):  # busy: next time
-                    checkpointer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            threading.Event().wait(FLUSH_S)
-        checkpointer.close()
+        self.flush()
+        with self._flushing:
+            if self._checkpointer is not None:
+                self._checkpointer.close()
+            self._database.close()
+            os.close(self._log)
