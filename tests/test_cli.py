@@ -24,16 +24,23 @@ EXAMPLES = Path(__file__).parents[1] / "examples/config"
 
 BINDINGS = [
     {
-        "mn_id": "02:00:00:00:00:0a", "mac": "02:00:00:00:00:0a", "state": "registered", "serving": True,
-        "prefix": "2001:db8:a2::/64", "anchors": ["2001:db8:f1::1"], "lifetime_left_s": 512.34, "registered": True,
+        "mn_id": "02:00:00:00:00:0a", "mac": "02:00:00:00:00:0a", "state": "serving", "serving": "2001:db8:f2::1",
+        "prefix": "2001:db8:a2::/64", "lifetime_left_s": 512.34, "registered": True,
+        "anchors": [{"gateway": "2001:db8:f1::1", "prefixes": ["2001:db8:a1::/64"]}],
     },
     {
-        "mn_id": "evil\x1b[2J", "mac": "02:00:00:00:00:0b", "state": "registered", "serving": True,
-        "prefix": "2001:db8:a2:1::/64", "anchors": [], "lifetime_left_s": None, "registered": False,
+        "mn_id": "evil\x1b[2J", "mac": "02:00:00:00:00:0b", "state": "away", "serving": None,
+        "prefix": "2001:db8:a2:1::/64", "lifetime_left_s": None, "registered": False, "anchors": [],
     },
 ]  # fmt: skip
-PEERS = [{"peer": "2001:db8:fc::1", "name": "central", "messages_in": 3, "messages_out": 4, "last_heard_s": 0.25,
-          "dropped": {"bad_length": 2}}]  # fmt: skip
+PEERS = [
+    {
+        "peer": "2001:db8:fc::1", "name": "central", "messages_in": 3, "messages_out": 4, "repeated": 0,
+        "dropped": {"bad-length": 2}, "refused": {}, "last_heard_s": 1_700_000_000.5,
+    },
+    {"peer": "others", "name": None, "messages_in": 0, "messages_out": 0, "repeated": 0, "dropped": {}, "refused": {},
+     "last_heard_s": None},
+]  # fmt: skip
 
 
 def anchord(*arguments: str) -> Result:
@@ -139,10 +146,8 @@ def test_show_for_people(tmp_path: Path) -> None:
         result = anchord("show", "bindings", "--run", tmp_path)
     assert result.exit_code == 0
     heading, first, second = result.output.splitlines()
-    assert heading.split() == [
-        "MN_ID", "MAC", "STATE", "SERVING", "PREFIX", "ANCHORS", "LIFETIME_LEFT_S", "REGISTERED",
-    ]  # fmt: skip
-    assert first.split()[-3:] == ["2001:db8:f1::1", "512.3", "yes"]
+    assert heading.split() == ["MN_ID", "STATE", "SERVING", "PREFIX", "ANCHORS", "LIFETIME_LEFT_S", "REGISTERED"]
+    assert first.split()[-3:] == ["2001:db8:a1::/64@2001:db8:f1::1", "512.3", "yes"]
     assert second.split()[-3:] == ["-", "-", "no"]
     assert heading.index("PREFIX") == first.index("2001:db8:a2::/64") == second.index("2001:db8:a2:1::/64")
     assert "\x1b" not in result.output
@@ -158,9 +163,16 @@ def test_show_for_programs(tmp_path: Path) -> None:
 
 def test_show_peers_counts_by_cause(tmp_path: Path) -> None:
     with daemon(tmp_path / "gw1.sock"):
-        heading, line = anchord("show", "peers", "--run", tmp_path).output.splitlines()
-    assert heading.split() == ["PEER", "NAME", "MESSAGES_IN", "MESSAGES_OUT", "LAST_HEARD_S", "DROPPED"]
-    assert line.split() == ["2001:db8:fc::1", "central", "3", "4", "0.2", "bad_length=2"]
+        heading, line, others = anchord("show", "peers", "--run", tmp_path).output.splitlines()
+    assert heading.split()[:5] == ["PEER", "NAME", "MESSAGES_IN", "MESSAGES_OUT", "REPEATED"]
+    assert line.split()[:5] == ["2001:db8:fc::1", "central", "3", "4", "0"]
+    assert line.split()[-4:] == ["s", "ago", "-", "bad-length=2"]
+    assert others.split()[-3:] == ["-", "-", "-"]
+
+
+def test_show_status_for_people(tmp_path: Path) -> None:
+    with daemon(tmp_path / "gw1.sock"):
+        assert anchord("show", "status", "--run", tmp_path).output == "node   gw1\nready  yes\n"
 
 
 def test_which_daemon_is_meant(tmp_path: Path) -> None:

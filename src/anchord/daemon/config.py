@@ -150,7 +150,7 @@ class Lifetimes(Table):
 class Timers(Table):
     """How long something is waited for."""
 
-    gather_ms: int = whole(100, 10, 10_000, "milliseconds", "How long the central database gathers answers of anchors")
+    gather_ms: int = whole(100, 10, 10_000, "milliseconds", "How long it gathers answers of anchors (not in mode proxy)")
     fallback_ms: int = whole(
         250, 61, 60_000, "milliseconds", "The central database is silent for so long: the gateway goes on without it"
     )
@@ -183,7 +183,6 @@ class Limits(Table):
     """A limit on everything that a host or a peer can make grow; whatever meets one is counted."""
 
     hosts_per_gateway: int = whole(10_000, 1, 1_000_000, "hosts", "Hosts attached to or anchored at one gateway")
-    hosts_per_access: int = whole(4000, 1, 1_000_000, "hosts", "Hosts attached on one access interface")
     anchors_per_host: int = whole(
         7, 1, 16, "prefixes", "Prefixes one host holds, released ones included until their valid lifetime has run out"
     )
@@ -195,10 +194,6 @@ class Limits(Table):
         3, 1, 100, "1/s", "MAX_UPDATE_RATE: PBUs about one host to one peer (RFC 8885 section 3.6)"
     )
     sessions: int = whole(100_000, 1, 10_000_000, "hosts", "Sessions that the central database keeps")
-    message_bytes: int = whole(1240, 512, 2048, "bytes", "Longest message sent; the rest goes into another")
-    strangers: int = whole(
-        64, 0, 10_000, "addresses", "Sources that are no peer and are counted one by one; the rest are counted together"
-    )
 
 
 class Pmip(Table):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,24 +12,30 @@ import click
 
 Row = Mapping[str, Any]
 
-# The keys of each noun in the order in which they are shown; docs/cli.md says what they mean.
+# What people are shown of each noun, in this order; JSON has more (docs/cli.md).
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "bindings": ("mn_id", "mac", "state", "serving", "prefix", "anchors", "lifetime_left_s", "registered"),
+    "bindings": ("mn_id", "state", "serving", "prefix", "anchors", "lifetime_left_s", "registered"),
     "prefixes": ("prefix", "mn_id", "role", "peer", "state", "until"),
-    "tunnels": ("peer", "imported", "exported"),
-    "peers": ("peer", "name", "messages_in", "messages_out", "last_heard_s", "dropped"),
+    "tunnels": ("peer", "name", "imported", "exported"),
+    "peers": ("peer", "name", "messages_in", "messages_out", "repeated", "last_heard_s", "refused", "dropped"),
 }
 
 
-def aligned(rows: Sequence[Row], columns: Sequence[str] | None, colour: bool) -> Iterator[str]:
-    """A heading and a line for each row. ``columns`` come first; keys that only the rows know come after them."""
-    keys = list(columns or ())
-    keys += [key for key in dict.fromkeys(key for row in rows for key in row) if key not in keys]
-    cells = [[key.upper() for key in keys]] + [[cell(row.get(key)) for key in keys] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(keys))]
+def aligned(rows: Sequence[Row], columns: Sequence[str], colour: bool) -> Iterator[str]:
+    """A heading and a line for each row."""
+    cells = [[key.upper() for key in columns]]
+    cells += [[FORMS.get(key, cell)(row.get(key)) for key in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for number, line in enumerate(cells):
         text = "  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip()
         yield click.style(text, bold=True) if colour and number == 0 else text
+
+
+def listed(row: Row, colour: bool) -> Iterator[str]:
+    """A line for each key of one object."""
+    width = max((len(key) for key in row), default=0)
+    for key, value in row.items():
+        yield (click.style(key, bold=True) if colour else key) + (width + 2 - len(key)) * " " + cell(value)
 
 
 def cell(value: Any) -> str:
@@ -54,3 +61,19 @@ def event(happened: Row, colour: bool) -> str:
     clock = datetime.fromtimestamp(when).strftime("%H:%M:%S.%f")[:-3] + " " if isinstance(when, int | float) else ""
     fields = "".join(f" {key}={cell(value)}" for key, value in rest.items())
     return clock + (click.style(name, bold=True) if colour else name) + fields
+
+
+def _moment(value: Any) -> str:
+    """A time in seconds since 1970 as how far away it is: nobody reads ten digits."""
+    if not isinstance(value, int | float):
+        return cell(value)
+    ahead = value - time.time()
+    return f"in {ahead:.0f} s" if ahead >= 0 else f"{-ahead:.0f} s ago"
+
+
+def _anchors(value: Any) -> str:
+    """Each prefix of each anchor as ``PREFIX@GATEWAY``."""
+    return cell([f"{prefix}@{anchor['gateway']}" for anchor in value or () for prefix in anchor["prefixes"]])
+
+
+FORMS: dict[str, Callable[[Any], str]] = {"until": _moment, "last_heard_s": _moment, "anchors": _anchors}

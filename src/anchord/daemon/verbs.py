@@ -140,9 +140,9 @@ def show(what: str, mn: str | None, as_json: bool, socket: Path | None, node: st
     if as_json:
         click.echo(json.dumps(data, indent=2))
     else:
-        rows = data if isinstance(data, list) else [data]
-        for line in tables.aligned(rows, tables.COLUMNS.get(what), _colour()):
-            click.echo(line, color=_colour())
+        columns, colour = tables.COLUMNS.get(what), _colour()
+        for line in tables.aligned(data, columns, colour) if columns else tables.listed(data, colour):
+            click.echo(line, color=colour)
 
 
 @click.command()
