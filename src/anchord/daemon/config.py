@@ -150,7 +150,9 @@ class Lifetimes(Table):
 class Timers(Table):
     """How long something is waited for."""
 
-    gather_ms: int = whole(100, 10, 10_000, "milliseconds", "How long it gathers answers of anchors (not in mode proxy)")
+    gather_ms: int = whole(
+        100, 10, 10_000, "milliseconds", "How long answers of anchors are gathered (not in mode proxy)"
+    )
     fallback_ms: int = whole(
         250, 61, 60_000, "milliseconds", "The central database is silent for so long: the gateway goes on without it"
     )
