@@ -14,6 +14,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.declared import LogicalRouter
+from anchord.protocol.journal import address_text, prefix_text
 from anchord.wire.options import (
     DlifLinkLayerAddress,
     DlifLinkLocalAddress,
@@ -38,10 +39,10 @@ class Anchor:
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
         return {
-            "maar": str(self.maar),
-            "prefixes": [str(p) for p in self.prefixes],
+            "maar": address_text(self.maar),
+            "prefixes": [prefix_text(p) for p in self.prefixes],
             "router": router_to_json(self.router),
-            "local_networks": [str(p) for p in self.local_networks],
+            "local_networks": [prefix_text(p) for p in self.local_networks],
         }
 
     @classmethod
@@ -57,7 +58,7 @@ class Anchor:
 
 def router_to_json(router: LogicalRouter | None) -> dict[str, str] | None:
     """For the journal."""
-    return None if router is None else {"mac": router.mac.hex(), "address": str(router.address)}
+    return None if router is None else {"mac": router.mac.hex(), "address": address_text(router.address)}
 
 
 def router_from_json(value: dict[str, str] | None) -> LogicalRouter | None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from anchord.declared import HostState, LogicalRouter, PrefixEntry, Role
 from anchord.protocol.groups import Anchor, router_from_json, router_to_json
+from anchord.protocol.journal import address_text, prefix_text
 from anchord.wire.options import MobileNodeIdentifier
 
 
@@ -83,12 +84,12 @@ class Session:
             "subtype": int(self.mn_id.subtype),
             "identifier": self.mn_id.identifier.hex(),
             "mac": self.mac.hex(),
-            "prefix": str(self.prefix),
+            "prefix": prefix_text(self.prefix),
             "router": router_to_json(self.router),
             "phase": self.phase.value,
             "interface": self.interface,
             "anchors": [anchor.to_json() for anchor in self.anchors],
-            "serving": None if self.serving is None else str(self.serving),
+            "serving": None if self.serving is None else address_text(self.serving),
             "ticks": self.ticks,
             "registered": self.registered,
             "expires_wall_s": self.expires_wall_s,
