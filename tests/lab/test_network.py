@@ -170,7 +170,9 @@ def test_host_namespace_is_that_of_a_fresh_one_with_a_link(lab: str) -> None:
         for end in ("a", "b"):
             subprocess.run(["ip", "netns", "del", f"{fresh}-{end}"], check=False)
     assert run(lab, "mn1", "nft", "list", "ruleset") == ""
-    assert "2001:" not in run(lab, "mn1", "ip", "-6", "addr") + run(lab, "mn1", "ip", "-6", "route", "show", "table", "0")
+    assert "2001:" not in run(lab, "mn1", "ip", "-6", "addr") + run(
+        lab, "mn1", "ip", "-6", "route", "show", "table", "0"
+    )
 
 
 def sysctls(namespace: str) -> dict[str, str]:

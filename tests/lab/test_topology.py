@@ -95,13 +95,13 @@ def test_every_error_is_reported_in_one_pass(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_a_topology_error(tmp_path: Path) -> None:
-    with pytest.raises(TopologyError, match="nowhere.toml: cannot be read"):
+    with pytest.raises(TopologyError, match=r"nowhere\.toml: cannot be read"):
         Topology.load(tmp_path / "nowhere.toml")
 
 
 def test_unknown_names_are_told_the_nearest() -> None:
     topology = Topology.default()
-    with pytest.raises(LabError, match="no host 'nm1'; did you mean mn1?"):
+    with pytest.raises(LabError, match=r"no host 'nm1'; did you mean mn1\?"):
         topology.host("nm1")
     with pytest.raises(LabError, match="no gateway 'gw'; did you mean gw"):
         topology.link("gw")

@@ -63,7 +63,7 @@ class State:
         """Make the directory; LabError if there is a lab of this name."""
         staging = LABS / f".{self.name}.{os.getpid()}"
         for part in ("log", "run", "state"):
-            (staging / part).mkdir(parents=True, exist_ok=True)
+            _make(staging / part)
         self._write(staging)
         try:
             staging.rename(self.directory)
@@ -155,6 +155,13 @@ def locked(name: str) -> Iterator[State | None]:
         yield load(name) if still_there else None
     finally:
         os.close(handle)
+
+
+def _make(directory: Path) -> None:
+    """Make a directory and its parents, although somebody may just be deleting LABS because it is empty."""
+    while not directory.is_dir():
+        with suppress(FileNotFoundError):
+            directory.mkdir(parents=True, exist_ok=True)
 
 
 def _process_to_plain(process: Process | None) -> dict[str, int] | None:

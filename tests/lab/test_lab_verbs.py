@@ -1,0 +1,70 @@
+"""``anchord lab`` as its user sees it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+TOPOLOGY = """
+[gateways.gw1]
+access = ["a", "b"]
+[gateways.gw2]
+[hosts.mn1]
+at = "gw1"
+"""
+
+
+def lab(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.prefix, "bin", "anchord")), "lab", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_whole_life(lab_name: str, tmp_path: Path) -> None:
+    path, name = tmp_path / "lab.toml", ("--name", lab_name)
+    path.write_text(TOPOLOGY)
+
+    up = lab("up", str(path), *name, "--json")
+    assert up.returncode == 0, up.stderr
+    record = json.loads(up.stdout)
+    assert record["points"]["access-gw1-b"] == [f"anchord-{lab_name}-sw", "p-gw1-b"]
+
+    listed = {row["name"]: row for row in json.loads(lab("list", "-j").stdout)}
+    assert listed[lab_name]["ready"] and not listed[lab_name]["stale"]
+
+    ps = lab("ps", *name)
+    assert ps.stdout.split()[:4] == ["NODE", "KIND", "PID", "ALIVE"] and "gw1" in ps.stdout
+    rows = json.loads(lab("ps", "-j", *name).stdout)
+    assert rows == record["nodes"] and all(row["alive"] for row in rows)
+
+    moved = lab("move", "mn1", "gw2", "--wait", "--json", *name)
+    assert moved.returncode == 0, moved.stderr
+    assert json.loads(moved.stdout)["served"] is True
+    for how in (("--silent",), ("--flap", "50"), ("--access", "b", "--wait")):
+        assert lab("move", "mn1", "gw1", *how, *name).stdout.startswith("mn1 is at gw1")
+
+    assert lab("exec", "mn1", *name, "--", "sh", "-c", "exit 5").returncode == 5
+    assert lab("exec", *name, "mn1", "--", "cat", "/sys/class/net/eth0/operstate").stdout == "up\n"
+    assert lab("exec", "mn1", *name, "--", "sh", "-c", "kill -9 $$").returncode == 128 + 9
+    missing = lab("exec", "mn1", *name, "--", "no-such-command")
+    assert (missing.returncode, missing.stderr) == (127, "anchord: no-such-command: command not found\n")
+
+    wrong = lab("move", "nm1", "gw2", *name)
+    assert (wrong.returncode, wrong.stderr) == (1, "anchord: no host 'nm1'; did you mean mn1?\n")
+
+    assert lab("down", *name).stdout == f"lab {lab_name} is down\n"
+    again = lab("down", *name)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    gone = lab("ps", *name)
+    assert gone.returncode == 1 and f"no lab '{lab_name}'" in gone.stderr
+
+
+def test_errors_of_a_topology_come_all_at_once_with_exit_code_2(tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    path.write_text('[gateway.gw1]\n[hosts.mn1]\nat = "gw1"\nmac = "x"\n')
+    done = lab("up", str(path), "--name", "anct-never")
+    assert done.returncode == 2
+    assert f"{path}: gateway: unknown key, expected 'gateways'" in done.stderr
+    assert f"{path}: hosts.mn1.mac: " in done.stderr
+    assert lab("up", str(tmp_path / "none.toml")).returncode == 2
