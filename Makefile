@@ -6,8 +6,9 @@
 demo:
 	@scripts/setup.sh run && exec .venv/bin/anchord demo $(ARGS)
 
-test: lint
-	@exec .venv/bin/pytest $(ARGS)
+test:
+	@scripts/setup.sh test
+	@scripts/test.sh $(ARGS)
 
 lint:
 	@scripts/setup.sh test
