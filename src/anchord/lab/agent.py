@@ -19,12 +19,12 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from anchord.lab import address_watch, probes, streams
+from anchord.lab import addresses, probes, streams
 from anchord.lab.namespaces import inside
 
 Json = dict[str, Any]
@@ -77,19 +77,19 @@ class Agent:
 
     # A host's orders
 
-    async def do_watch(self, namespace: str | None = None) -> list[Json]:
-        """Report changes of addresses from now on; the addresses there are."""
+    async def do_watch(self, namespace: str | None = None) -> None:
+        """Report the host's global addresses as they are, and every change of them from now on."""
         with _inside(namespace):
-            opened = address_watch.subscribe()
-            there = address_watch.dump()
+            opened = addresses.subscribe()
+            there = addresses.dump()
         opened.setblocking(False)
-        asyncio.get_running_loop().add_reader(opened, _report_addresses, opened, namespace)
-        return [_describe(state) for state in there]
+        _report(there, time.time_ns(), namespace)
+        asyncio.get_running_loop().add_reader(opened, _report_changes, opened, namespace)
 
     async def do_addresses(self, namespace: str | None = None) -> list[Json]:
         """The host's global addresses."""
         with _inside(namespace):
-            return [_describe(state) for state in address_watch.dump()]
+            return [_describe(state) for state in addresses.dump()]
 
     async def do_open(
         self,
@@ -214,17 +214,20 @@ async def _ping(opened: socket.socket) -> None:
             await asyncio.sleep(_PING_EVERY_S)  # unreachable for now: the deadline decides
 
 
-def _describe(state: address_watch.AddressState) -> Json:
-    return {**asdict(state), "usable": state.usable}
+def _describe(state: addresses.AddressState) -> Json:
+    return {**asdict(state), "preferred": state.preferred}
 
 
-def _report_addresses(opened: socket.socket, namespace: str | None) -> None:
+def _report_changes(opened: socket.socket, namespace: str | None) -> None:
     with contextlib.suppress(BlockingIOError):
         while True:
             data = opened.recv(65536)
-            now = time.time_ns()
-            for state in address_watch.parse(data):
-                _say({"event": "address", "namespace": namespace, "time_ns": now, **_describe(state)})
+            _report(addresses.parse(data), time.time_ns(), namespace)
+
+
+def _report(states: Iterable[addresses.AddressState], time_ns: int, namespace: str | None) -> None:
+    for state in states:
+        _say({"event": "address", "namespace": namespace, "time_ns": time_ns, **_describe(state)})
 
 
 def _say(line: Json) -> None:

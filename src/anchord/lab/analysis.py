@@ -5,7 +5,8 @@ Definitions (all times from kernel stamps outside the gateways; ms after ``t0`` 
 - **handover**: the frames with the host's source MAC address at the switch's ports towards gateways change from one
   gateway to another. Its **t0** is the first such frame at the new gateway, whatever it is: an 802.2 XID frame, a
   neighbour solicitation, a data packet.
-- **old flow**: the probes of an address of the host that were under way before t0.
+- **old flow**: the probes of an address of the host that were under way when it moved: one was sent in either
+  direction in the 100 ms before t0.
 - ``pbu_ms``: first PBU for this host that leaves the new gateway (core router's interface towards it).
 - ``pba_ms``: the acknowledgement of that PBU (sequence number, peer) arriving there.
 - ``ra_new_ms``: first Router Advertisement to the host at the new gateway with a prefix of preferred lifetime > 0.
@@ -39,6 +40,8 @@ from anchord.wire.neighbor_options import PrefixInformation
 SETTLE_NS = 5_000_000
 """A frame of the host still on its way at the old gateway when it is seen at the new one is no move back."""
 
+UNDER_WAY_NS = 100_000_000
+
 REPOINTED_NS = 250_000_000
 """How long after t0 packets may still use the tunnel of the gateway before: the anchor is being told meanwhile."""
 
@@ -54,7 +57,7 @@ class Handover:
     origin: str
     target: str
     t0_ns: int
-    anchors: int  # how many addresses the host had before it moved
+    old_flows: int  # how many there were
     pbu_ms: float | None
     pba_ms: float | None
     ra_new_ms: float | None
@@ -84,7 +87,7 @@ class Analysis:
 class _Host:
     name: str
     mac: bytes
-    addresses: dict[bytes, int] = field(default_factory=dict)  # -> when its first probe was seen
+    addresses: list[bytes] = field(default_factory=list)  # those that were probed
     stays: list[tuple[int, str]] = field(default_factory=list)  # (from when, gateway)
 
 
@@ -116,10 +119,7 @@ def _hosts(seen: Sightings) -> list[_Host]:
         if not frequency:
             continue
         host = _Host(name, frequency.most_common(1)[0][0])
-        for (address, _, mac), track in view.probes.items():
-            if mac == host.mac:
-                first = track.times[0]
-                host.addresses[address] = min(first, host.addresses.get(address, first))
+        host.addresses = sorted({address for address, _, mac in view.probes if mac == host.mac})
         host.stays = _stays(seen, host.mac)
         hosts.append(host)
     return hosts
@@ -178,7 +178,7 @@ def _handovers(seen: Sightings, host: _Host) -> list[Handover]:
     handovers = []
     for number, origin, target, t0 in moves:
         end = moves[number + 1][3] if number + 1 < len(moves) else t0 + 60_000_000_000
-        old = [address for address, since in host.addresses.items() if since < t0]
+        old = [address for address in host.addresses if _under_way(seen, host, address, t0)]
         pbu, pba = _registration(seen.core[target].signals, gateways.get(target), host.mac, t0, end)
         ra_new, ra_old = _advertised(seen.gateways_access[target], host.mac, t0, end)
         handovers.append(
@@ -201,6 +201,12 @@ def _handovers(seen: Sightings, host: _Host) -> list[Handover]:
             )
         )
     return handovers
+
+
+def _under_way(seen: Sightings, host: _Host, address: bytes, t0: int) -> bool:
+    sent = [_tracks(seen.hosts_access[host.name], address, Way.UP, host.mac)]
+    sent += [_tracks(seen.core[node], address, Way.DOWN) for node in seen.correspondents]
+    return any(bisect_left(track.times, t0) > bisect_left(track.times, t0 - UNDER_WAY_NS) for track in sent)
 
 
 def _ms(time_ns: int | None, t0: int) -> float | None:

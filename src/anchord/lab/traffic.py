@@ -21,6 +21,7 @@ from typing import Any
 
 from anchord.lab.namespaces import inside
 
+_CHECK_S = 0.2
 _ORDER_S = 10.0  # an order without a deadline of its own is answered at once
 
 
@@ -35,7 +36,7 @@ class AddressEvent:
     time_ns: int
     namespace: str | None
     address: IPv6Address
-    usable: bool
+    preferred: bool  # and out of DAD: what a new connection takes (RFC 6724 rule 3)
     deprecated: bool
     tentative: bool
 
@@ -82,12 +83,19 @@ class Endpoint:
         patience = float(arguments.get("deadline_s", 0)) + _ORDER_S
         return self.result(self.submit(do, **arguments), patience)
 
-    def result(self, future: Future[Any], patience_s: float) -> Any:
-        """The result of an order given before; raises TrafficError, also when the agent does not answer."""
-        try:
-            return future.result(patience_s)
-        except FutureTimeoutError:
-            raise TrafficError(f"the agent of {self.name} does not answer") from None
+    def result(self, future: Future[Any], patience_s: float, alive: Callable[[], None] = lambda: None) -> Any:
+        """The result of an order given before; raises TrafficError, also when the agent does not answer.
+
+        ``alive`` is called a few times a second and may raise, to end the wait when something else has failed.
+        """
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                return future.result(min(max(end - time.monotonic(), 0.0), _CHECK_S))
+            except FutureTimeoutError:
+                if time.monotonic() >= end:
+                    raise TrafficError(f"the agent of {self.name} does not answer") from None
+            alive()
 
     def await_address(
         self, wanted: Callable[[AddressEvent], bool], timeout_s: float, alive: Callable[[], None] = lambda: None
@@ -107,7 +115,7 @@ class Endpoint:
                 left = end - time.monotonic()
                 if left <= 0:
                     return None
-                self._changed.wait(min(left, 0.2))
+                self._changed.wait(min(left, _CHECK_S))
                 alive()
 
     def close(self) -> None:
@@ -159,7 +167,7 @@ def _address_event(line: Mapping[str, Any]) -> AddressEvent:
         time_ns=line["time_ns"],
         namespace=line["namespace"],
         address=IPv6Address(line["address"]),
-        usable=line["usable"],
+        preferred=line["preferred"],
         deprecated=line["deprecated"],
         tentative=line["tentative"],
     )

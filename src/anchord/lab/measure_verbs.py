@@ -1,0 +1,174 @@
+"""``anchord demo`` and ``anchord bench``: show that it works, and measure how well."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from anchord.lab.bench import Row
+    from anchord.lab.demo import Result
+
+_json_option = click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the result."
+)
+
+_HANDOVER_COLUMNS = {
+    "from": "FROM",
+    "to": "TO",
+    "pbu_ms": "PBU",
+    "pba_ms": "PBA",
+    "ra_new_ms": "RA-NEW",
+    "ra_old_ms": "RA-OLD",
+    "old_flow_down_ms": "OLD-DOWN",
+    "old_flow_up_ms": "OLD-UP",
+    "addr_usable_ms": "ADDR-USABLE",
+    "lost_down": "LOST-DOWN",
+    "lost_up": "LOST-UP",
+}
+
+# What the measurements are held to; a row that is not here is for information.
+_TARGETS = {
+    "handover.old_flow_down": "p50 <= 3, p95 <= 10",
+    "anchor.pbu_to_pba": "p50 <= 1.5",
+    "handover.lost_down": "p50 <= 3, p95 <= 6",
+    "handover.lost_up": "p50 <= 3, p95 <= 6",
+    "tunnel.throughput_ratio": "p50 >= 0.85",
+    "gateway.rss": "max <= 60",
+    "gateway.frames_to_userspace": "max <= 10",
+}
+
+
+@click.command()
+@_json_option
+@click.option("--silent", is_flag=True, help="The access switch does not announce the host (no Layer 2 Update frame).")
+@click.option("--flap", type=click.FloatRange(0, 60_000), metavar="MS", help="The host's carrier is lost so long.")
+@click.option("--control", is_flag=True, help="For comparison: the same daemons as plain routers; old sessions die.")
+@click.option(
+    "--keep-pcap", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the captures there."
+)
+def demo(json_file: Path | None, silent: bool, flap: float | None, control: bool, keep_pcap: Path | None) -> None:
+    """A host roams gw1 -> gw2 -> gw3 -> gw1 while it carries TCP and UDP; exit code 0 only if everything holds.
+
+    Builds a domain of network namespaces for it, and leaves nothing behind. Needs root. docs/performance.md says how
+    each number is defined; times are in ms from the first frame at the new gateway.
+    """
+    from anchord.lab.demo import run
+    from anchord.lab.tour import TourOptions
+
+    with _progress() as say:
+        result = run(TourOptions(silent, flap, control), keep_pcap, say)
+    if json_file is not None:
+        json_file.write_text(json.dumps(result.as_json(), indent=2) + "\n")
+    for line in _demo_lines(result):
+        click.echo(line)
+    sys.exit(0 if result.passed else 1)
+
+
+@click.group()
+def bench() -> None:
+    """Measure a domain on this machine; the results mean something only if nothing else runs on it."""
+
+
+@bench.command()
+@click.option("--moves", type=click.IntRange(1, 200), default=50, show_default=True, help="Handovers in each series.")
+@_json_option
+@click.option(
+    "--pcap", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the captures there."
+)
+@click.option(
+    "--from-pcap",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Measure nothing: the table of an earlier run, from its captures.",
+)
+def handover(moves: int, json_file: Path | None, pcap: Path | None, from_pcap: Path | None) -> None:
+    """Handovers to gateways where the host has never been; then throughput through the tunnel, and processes.
+
+    A series with one old anchor and one with three. Takes up to three minutes. Needs root, and iperf3.
+    """
+    from anchord.lab.bench import BenchError, from_captures, run
+    from anchord.lab.capture import CaptureError
+    from anchord.lab.errors import LabError
+    from anchord.lab.sightings import CaptureFileError
+    from anchord.lab.traffic import TrafficError
+
+    try:
+        with _progress() as say:
+            rows = run(moves, pcap, say) if from_pcap is None else from_captures(from_pcap)
+    except (BenchError, CaptureError, CaptureFileError, LabError, TrafficError) as error:
+        raise click.ClickException(str(error)) from None
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    for line in _bench_lines(rows):
+        click.echo(line)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Say what is going on: on a terminal in a line of its own that changes, else not at all.
+
+    SIGTERM ends the block as Ctrl-C does, so that everything is taken down.
+    """
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda text: status.update(text)
+
+
+def _demo_lines(result: Result) -> Iterator[str]:
+    if result.handovers:
+        yield "Handovers, in ms from the first frame at the new gateway; packets lost of 1 kHz each way and address"
+        table = [list(_HANDOVER_COLUMNS.values())]
+        table += [[_number(row[key]) for key in _HANDOVER_COLUMNS] for row in result.handovers]
+        yield from _aligned(table, left=2)
+        yield ""
+    for check in result.checks:
+        yield f"{'ok  ' if check.holds else 'FAIL'}  {check.name}: {check.seen}"
+    if result.error is not None:
+        yield f"FAIL  {result.error}"
+    yield ""
+    yield _verdict(result)
+
+
+def _verdict(result: Result) -> str:
+    if result.control:
+        return "as expected of plain routers: old sessions die" if result.passed else "not as expected of plain routers"
+    return "everything holds" if result.passed else "not everything holds"
+
+
+def _bench_lines(rows: Sequence[Row]) -> Iterator[str]:
+    table = [["NAME", "UNIT", "N", "P50", "P95", "MAX", "HELD TO"]]
+    for row in rows:
+        values = [f"{value:.2f}" for value in (row.p50, row.p95, row.max)]
+        table.append([row.name, row.unit, str(row.n), *values, _TARGETS.get(row.name, "")])
+    yield from _aligned(table, left=2, last_left=True)
+
+
+def _aligned(table: Sequence[Sequence[str]], left: int, last_left: bool = False) -> Iterator[str]:
+    """Columns without borders: the first ``left`` to the left, the others, being numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        cells = [
+            text.ljust(width) if at < left or (last_left and at == len(line) - 1) else text.rjust(width)
+            for at, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "never"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
