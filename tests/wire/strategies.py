@@ -101,7 +101,10 @@ def mutated(draw: st.DrawFn, originals: list[bytes]) -> bytes:
 
 
 any_mobility_bytes = st.one_of(
-    st.binary(max_size=300), headers_of_noise, mutated([vector.data for vector in VECTORS]), any_message.map(header.encode)
+    st.binary(max_size=300),
+    headers_of_noise,
+    mutated([vector.data for vector in VECTORS]),
+    any_message.map(header.encode),
 )
 
 # Neighbor Discovery
@@ -113,7 +116,9 @@ labels = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=
 domains = st.lists(labels, min_size=1, max_size=5).map(".".join).filter(lambda domain: len(domain) <= 253)
 
 
-def _prefix_information(prefix: IPv6Network, on_link: bool, autonomous: bool, two: list[int]) -> neighbor.PrefixInformation:
+def _prefix_information(
+    prefix: IPv6Network, on_link: bool, autonomous: bool, two: list[int]
+) -> neighbor.PrefixInformation:
     return neighbor.PrefixInformation(prefix, on_link, autonomous, max(two), min(two))
 
 

@@ -26,10 +26,13 @@ FRAME = ethernet_frame(TO, FROM, SOURCE, DESTINATION, ICMPV6)
 
 
 def test_frame_with_icmpv6_byte_for_byte() -> None:
-    assert FRAME == bytes.fromhex(
-        "020000000001 020000000002 86dd"
-        "60000000 0008 3a ff fe800000000000000000000000000002 ff020000000000000000000000000002"
-        "85007bb700000000"
+    assert (
+        bytes.fromhex(
+            "020000000001 020000000002 86dd"
+            "60000000 0008 3a ff fe800000000000000000000000000002 ff020000000000000000000000000002"
+            "85007bb700000000"
+        )
+        == FRAME
     )
 
 

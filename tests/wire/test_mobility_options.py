@@ -130,7 +130,13 @@ def test_row_34_126_each_option_round_trips_among_unknown_ones(kind: int) -> Non
 
 
 def test_row_120_options_in_any_order_and_repeated_keep_their_order() -> None:
-    options = (HandoffIndicator(1), HomeNetworkPrefix(PREFIX), MN, HomeNetworkPrefix(ALL_ZERO_PREFIX), HandoffIndicator(2))
+    options = (
+        HandoffIndicator(1),
+        HomeNetworkPrefix(PREFIX),
+        MN,
+        HomeNetworkPrefix(ALL_ZERO_PREFIX),
+        HandoffIndicator(2),
+    )
     decoded = header.decode(header.encode(message(*options)))
     assert isinstance(decoded, BindingUpdate)
     assert decoded.options == options
@@ -168,9 +174,7 @@ def test_row_127_padding_is_short_single_and_zero(sent: header.Message) -> None:
 
 
 @pytest.mark.parametrize("length", range(1, 20))
-@pytest.mark.parametrize(
-    "option", [case.values[0] for case in EXAMPLES], ids=lambda option: type(option).__name__
-)
+@pytest.mark.parametrize("option", [case.values[0] for case in EXAMPLES], ids=lambda option: type(option).__name__)
 def test_row_41_42_43_alignment_after_identifiers_of_every_length(option: Option, length: int) -> None:
     data = header.encode(message(MobileNodeIdentifier(1, b"x" * length), option))
     (tlv,) = [tlv for tlv in walk(data)[1:] if tlv.kind > 1]

@@ -114,8 +114,13 @@ SEED = [
 ]
 
 
-@given(st.one_of(st.binary(max_size=200), mutated(SEED), st.builds(lambda kind, rest: bytes((kind, 0)) + rest,
-                                                                   st.integers(133, 136), st.binary(max_size=120))))
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        mutated(SEED),
+        st.builds(lambda kind, rest: bytes((kind, 0)) + rest, st.integers(133, 136), st.binary(max_size=120)),
+    )
+)
 def test_any_bytes_give_a_message_or_one_wire_error(data: bytes) -> None:
     try:
         message = neighbor.decode(data)
@@ -194,7 +199,7 @@ def test_row_149_reserved_router_preference_is_read_as_medium_and_never_sent() -
     decoded = neighbor.decode(bytes.fromhex("86 00 0000 00 10 0258 00000000 00000000"))
     assert decoded == RouterAdvertisement(preference=Preference.MEDIUM, router_lifetime_s=600)
     with pytest.raises(ValueError, match="2 is not a valid Preference"):
-        neighbor.encode(dataclasses.replace(ADVERTISEMENT, preference=2), ROUTER, HOST)
+        neighbor.encode(dataclasses.replace(ADVERTISEMENT, preference=2), ROUTER, HOST)  # type: ignore[arg-type]
 
 
 def test_row_149_preference_of_a_router_without_lifetime_is_neither_sent_nor_read() -> None:
@@ -364,7 +369,9 @@ VALID = [
     (NeighborAdvertisement(HOST, solicited=True), HOST, ROUTER),
     (NeighborAdvertisement(HOST, override=True), HOST, ALL_NODES),
 ]
-each_valid = pytest.mark.parametrize(("message", "source", "destination"), VALID, ids=lambda value: type(value).__name__)
+each_valid = pytest.mark.parametrize(
+    ("message", "source", "destination"), VALID, ids=lambda value: type(value).__name__
+)
 
 
 @each_valid
@@ -407,7 +414,12 @@ def test_too_few_octets_are_refused(message: NdMessage, source: IPv6Address, des
 @each_valid
 @pytest.mark.parametrize(
     ("octets", "cause"),
-    [("0100", "option-length"), ("c8000000", "option-length"), ("01", "option-overrun"), ("0102" + 6 * "00", "option-overrun")],
+    [
+        ("0100", "option-length"),
+        ("c8000000", "option-length"),
+        ("01", "option-overrun"),
+        ("0102" + 6 * "00", "option-overrun"),
+    ],
 )
 def test_an_option_of_length_0_or_past_the_end_spoils_the_message(
     message: NdMessage, source: IPv6Address, destination: IPv6Address, octets: str, cause: str
@@ -420,7 +432,8 @@ def test_an_option_of_length_0_or_past_the_end_spoils_the_message(
 @pytest.mark.parametrize(
     ("message", "source", "destination", "cause"),
     [
-        pytest.param(RouterSolicitation((SourceLinkLayerAddress(MAC),)), UNSPECIFIED, ALL_ROUTERS, "source", id="6.1.1"),
+        pytest.param(RouterSolicitation((SourceLinkLayerAddress(MAC),)), UNSPECIFIED, ALL_ROUTERS,
+                     "source", id="6.1.1"),
         pytest.param(ADVERTISEMENT, IPv6Address("2001:db8::1"), ALL_NODES, "source", id="6.1.2"),
         pytest.param(ADVERTISEMENT, UNSPECIFIED, ALL_NODES, "source", id="6.1.2-unspecified"),
         pytest.param(NeighborSolicitation(ALL_NODES), ROUTER, HOST, "target", id="7.1.1-target"),

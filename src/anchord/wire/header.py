@@ -30,7 +30,7 @@ from anchord.wire.messages import (
 )
 from anchord.wire.options import TIME_UNIT_S, decode_options, encode_options, lifetime_units
 
-__all__ = ["MHType", "WireError", "checksum", "decode", "encode", "verify"]
+__all__ = ["MHType", "Message", "WireError", "checksum", "decode", "encode", "verify"]
 
 NO_NEXT_HEADER = 59  # IPPROTO_NONE
 LONGEST = 8 * 256  # octets: Header Len is one octet and counts units of 8 after the first (RFC 6275 section 6.1.1)

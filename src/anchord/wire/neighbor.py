@@ -104,7 +104,7 @@ _ROUTER_FLAGS = RouterFlag.MANAGED | RouterFlag.OTHER | RouterFlag.HOME_AGENT
 
 @dataclass(frozen=True, slots=True)
 class RouterSolicitation(Carrier):
-    """"Routers, advertise yourselves" (RFC 4861 section 4.1)."""
+    """A host asks routers to advertise themselves (RFC 4861 section 4.1)."""
 
     options: tuple[NdOption, ...] = ()
 
@@ -129,7 +129,7 @@ class RouterAdvertisement(Carrier):
 
 @dataclass(frozen=True, slots=True)
 class NeighborSolicitation(Carrier):
-    """"Who has ``target``?" (RFC 4861 section 4.3); from ``::`` it asks whether the address is free (RFC 4862)."""
+    """A question who has ``target`` (RFC 4861 section 4.3); from ``::``, whether it is free (RFC 4862 section 5.4)."""
 
     target: IPv6Address
     options: tuple[NdOption, ...] = ()
@@ -137,7 +137,7 @@ class NeighborSolicitation(Carrier):
 
 @dataclass(frozen=True, slots=True)
 class NeighborAdvertisement(Carrier):
-    """"I have ``target``" (RFC 4861 section 4.4)."""
+    """The sender has ``target`` (RFC 4861 section 4.4)."""
 
     target: IPv6Address
     router: bool = False
