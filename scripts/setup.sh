@@ -12,10 +12,10 @@ PATH=$PATH:/usr/sbin:/sbin
 export PATH
 
 # The command that shows that a package is there, and the package.
-tools="ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps iperf3:iperf3"
+tools="ip:iproute2 nft:nftables ping:iputils-ping iperf3:iperf3"
 requirements=requirements.txt
 if [ "$purpose" = test ]; then
-    tools="$tools tshark:tshark tcpdump:tcpdump"
+    tools="$tools tshark:tshark"
     requirements=requirements-dev.txt
 fi
 
