@@ -15,7 +15,7 @@ export PATH
 tools="ip:iproute2 nft:nftables ping:iputils-ping iperf3:iperf3"
 requirements=requirements.txt
 if [ "$purpose" = test ]; then
-    tools="$tools tshark:tshark"
+    tools="$tools sysctl:procps tshark:tshark"
     requirements=requirements-dev.txt
 fi
 
