@@ -84,7 +84,8 @@ def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
     for key, value in table.items():
         if isinstance(value, Mapping):
             inner = (*path, key)
-            yield f"\n[{'.'.join(_key(part) for part in inner)}]"
+            if not value or any(not isinstance(item, Mapping) for item in value.values()):
+                yield f"\n[{'.'.join(_key(part) for part in inner)}]"
             yield from _lines(value, inner)
 
 
