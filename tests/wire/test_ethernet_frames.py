@@ -7,7 +7,7 @@ from ipaddress import IPv6Address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import addresses, macs, mutated
+from wire_strategies import addresses, macs, mutated
 
 from anchord.wire.frames import (
     BROADCAST,

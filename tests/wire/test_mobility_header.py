@@ -6,8 +6,8 @@ from ipaddress import IPv6Address
 
 import pytest
 from hypothesis import example, given
-from strategies import addresses, any_message, any_mobility_bytes, with_options
-from vectors import A_H_P_D, MN, P_D, VECTORS, Vector
+from wire_strategies import addresses, any_message, any_mobility_bytes, with_options
+from wire_vectors import A_H_P_D, MN, P_D, VECTORS, Vector
 
 from anchord.wire import header
 from anchord.wire.header import MHType, WireError

@@ -8,9 +8,9 @@ from ipaddress import IPv6Address, IPv6Network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import KNOWN_KINDS, KNOWN_OPTIONS, with_options
-from vectors import A_H_P_D, GATEWAY_1, MN
-from walk import walk
+from wire_strategies import KNOWN_KINDS, KNOWN_OPTIONS, with_options
+from wire_vectors import A_H_P_D, GATEWAY_1, MN
+from wire_walk import expected_alignment, walk
 
 from anchord.wire import header
 from anchord.wire.carrier import every, first
@@ -45,23 +45,6 @@ EUI48 = bytes.fromhex("0200000000a1")
 ADDRESS_HEX = "fe8000000000000000000000000000a1"
 PREFIX_HEX = "20010db8000a00010000000000000000"
 GATEWAY_HEX = "20010db8000a00000000000000000001"
-
-# From the RFCs, not from the table under test: alignment m * n + k as (m, k).
-ALIGNMENT = {
-    2: (2, 0),  # RFC 6275 section 6.2.4
-    3: (8, 6),  # RFC 6275 section 6.2.5
-    8: (1, 0),  # RFC 4283 section 3
-    22: (8, 4),  # RFC 5213 section 8.3
-    23: (1, 0),  # RFC 5213 section 8.4
-    24: (1, 0),  # RFC 5213 section 8.5
-    26: (8, 6),  # RFC 5213 section 8.7
-    27: (8, 2),  # RFC 5213 section 8.8
-    65: (8, 4),  # RFC 8885 section 4.3
-    66: (8, 4),  # RFC 8885 section 4.4
-    67: (8, 4),  # RFC 8885 section 4.5
-    68: (8, 6),  # RFC 8885 section 4.6
-    69: (8, 6),  # RFC 8885 section 4.7
-}
 
 
 def message(*options: Option) -> BindingUpdate:
@@ -145,12 +128,6 @@ def test_row_120_options_in_any_order_and_repeated_keep_their_order() -> None:
 
 
 # Alignment and padding
-
-
-def expected_alignment(kind: int, data: bytes) -> tuple[int, int]:
-    if kind in (25, 70):  # RFC 5213 section 8.6, RFC 8885 section 4.8: by the size of the address; decision 34
-        return (8, 4) if (len(data) - 2) % 8 == 0 else (4, 0)
-    return ALIGNMENT.get(kind, (1, 0))
 
 
 @given(with_options)

@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, IPv6Network
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import KNOWN_ND_KINDS, KNOWN_ND_OPTIONS, link_locals, macs, mutated, nd_messages, octets, prefixes
+from wire_strategies import KNOWN_ND_KINDS, KNOWN_ND_OPTIONS, link_locals, macs, mutated, nd_messages, octets, prefixes
 
 from anchord.wire import neighbor
 from anchord.wire.checksum import ICMPV6, internet_checksum

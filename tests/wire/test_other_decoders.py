@@ -21,9 +21,9 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import KNOWN_OPTIONS, addresses, octets, sequences, whole_units
-from test_mobility_options import expected_alignment
-from vectors import A_H_P_D, GATEWAY_1, GATEWAY_2, P_D, PREFIX_1, ROUTER_1, VECTORS
+from wire_strategies import KNOWN_OPTIONS, addresses, octets, sequences, whole_units
+from wire_vectors import A_H_P_D, GATEWAY_1, GATEWAY_2, P_D, PREFIX_1, ROUTER_1, VECTORS
+from wire_walk import expected_alignment
 
 from anchord.wire import header, neighbor
 from anchord.wire.frames import ethernet_frame, eui64_link_local, layer2_update_frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv6Address, IPv6Network
 
 from hypothesis import strategies as st
-from vectors import VECTORS
+from wire_vectors import VECTORS
 
 from anchord.wire import header, messages, neighbor, neighbor_options, options
 
