@@ -15,7 +15,7 @@ from anchord.kernel import objects as o
 from anchord.kernel.netlink import NetlinkSocket, attributes, text_of
 from anchord.kernel.objects import Address, Link, Neighbour, Object, Pair, Route, RouteKind, Rule
 from anchord.kernel.seg6 import LWTUNNEL_ENCAP_SEG6, LWTUNNEL_ENCAP_SEG6_LOCAL, segment_of, table_of
-from anchord.kernel.tables import GRAVEYARD, LIVE, LOCAL_FIRST, is_link_name, pairs
+from anchord.kernel.tables import GRAVEYARD, LIVE, LOCAL_FIRST, SPARE, pairs
 
 _U32 = struct.Struct("=I")
 _PAIRS = {pair.name: pair.peer for pair in pairs(1280)}
@@ -33,7 +33,6 @@ class Interface:
     group: int
     flags: int
     kind: str
-    private: bool
     own_address: bool  # the kernel gives it a link-local address by itself
 
     @property
@@ -49,11 +48,16 @@ class Interface:
 
 @dataclass(slots=True)
 class Installed:
-    """A reading: objects of ours by key, interface indexes by name, and all interfaces."""
+    """A reading: objects of ours by key, interface indexes by device, and all interfaces by name.
+
+    A device is an interface's name or, for a DLIF, ``Link.device``. ``spares`` are indexes of links without identity,
+    by the name of their parent.
+    """
 
     objects: dict[Hashable, Object] = field(default_factory=dict)
     indexes: dict[str, int] = field(default_factory=dict)
     interfaces: dict[str, Interface] = field(default_factory=dict)
+    spares: dict[str, list[int]] = field(default_factory=dict)
 
 
 class InterruptedReadError(Exception):
@@ -63,12 +67,22 @@ class InterruptedReadError(Exception):
 def read(sock: NetlinkSocket, urgent: Callable[[], bool] = lambda: False) -> Installed:
     """Read everything of ours. ``urgent`` is asked between lists. Raises NetlinkError, InterruptedReadError."""
     found = Installed(interfaces=interfaces(sock))
-    found.indexes = {name: each.index for name, each in found.interfaces.items()}
     names = {each.index: name for name, each in found.interfaces.items()}
-    for link in _links(found.interfaces, names):
-        found.objects[link.key] = link
-    ours = {found.indexes[each.name] for each in found.objects.values() if isinstance(each, Link | Pair)}
-    ours |= {found.indexes[each.peer] for each in found.objects.values() if isinstance(each, Pair)}
+    found.indexes = {name: index for index, name in names.items()}
+    ours: set[int] = set()
+    for each in found.interfaces.values():
+        parent = names.get(each.parent, "")
+        made = _link(each, parent) or _pair(each, found.interfaces)
+        if made is not None:
+            found.objects[made.key] = made
+            ours.add(each.index)
+        if isinstance(made, Link):
+            found.indexes[made.device] = each.index
+            names[each.index] = made.device
+        elif isinstance(made, Pair):
+            ours.add(found.indexes[made.peer])
+        elif _is_spare(each):
+            found.spares.setdefault(parent, []).append(each.index)
     readers = (
         lambda: _addresses(sock, names, ours),
         lambda: _neighbours(sock, names, ours),
@@ -78,8 +92,8 @@ def read(sock: NetlinkSocket, urgent: Callable[[], bool] = lambda: False) -> Ins
     for reader in readers:
         if urgent():
             raise InterruptedReadError
-        for each in reader():
-            found.objects[each.key] = each
+        for item in reader():
+            found.objects[item.key] = item
     return found
 
 
@@ -115,7 +129,6 @@ def _interface(payload: bytes) -> Interface:
     _, _, index, flags, _ = struct.unpack_from("=BxHiII", payload)
     found = attributes(payload, 16)
     info = attributes(found.get(o.IFLA_LINKINFO, b""))
-    mode = attributes(info.get(o.IFLA_INFO_DATA, b"")).get(o.IFLA_MACVLAN_MODE, b"")
     inet6 = attributes(attributes(found.get(o.IFLA_AF_SPEC, b"")).get(10, b""))
     return Interface(
         name=text_of(found[o.IFLA_IFNAME]),
@@ -126,23 +139,29 @@ def _interface(payload: bytes) -> Interface:
         group=_number(found.get(o.IFLA_GROUP)),
         flags=flags,
         kind=text_of(info.get(o.IFLA_INFO_KIND, b"")),
-        private=_number(mode) == o.MACVLAN_MODE_PRIVATE,
         own_address=inet6.get(o.IFLA_INET6_ADDR_GEN_MODE, b"\0")[0] != o.ADDR_GEN_MODE_NONE,
     )
 
 
-def _links(known: dict[str, Interface], names: dict[int, str]) -> Iterator[Link | Pair]:
-    """DLIFs and internal pairs. One that is half made (a crash in between) reads as not up and is completed."""
-    for name, each in known.items():
-        if is_link_name(name) and each.kind == "macvlan" and each.group in (LIVE, GRAVEYARD):
-            parent = names.get(each.parent, "")
-            mac = each.mac if each.private else b""  # in another mode it must be made anew
-            yield Link(name, parent, mac, each.group, up=each.up and not each.own_address)
-        elif name in _PAIRS and each.kind == "veth" and _PAIRS[name] in known:
-            other = known[_PAIRS[name]]
-            whole = each.up and other.up and not each.own_address and not other.own_address
-            mtu = each.mtu if each.mtu == other.mtu else 0
-            yield Pair(name, other.name, each.mac, other.mac, mtu, up=whole)
+def _link(each: Interface, parent: str) -> Link | None:
+    """A DLIF. One that is half made (a crash in between) reads as not up and is completed."""
+    if each.kind != "macvlan" or each.group not in (LIVE, GRAVEYARD):
+        return None
+    return Link(parent, each.mac, each.group, up=each.up and not each.own_address)
+
+
+def _pair(each: Interface, known: dict[str, Interface]) -> Pair | None:
+    """An internal pair, read at its sending end."""
+    other = known.get(_PAIRS.get(each.name, ""))
+    if other is None or each.kind != "veth":
+        return None
+    whole = each.up and other.up and not each.own_address and not other.own_address
+    mtu = each.mtu if each.mtu == other.mtu else 0
+    return Pair(each.name, other.name, each.mac, other.mac, mtu, up=whole)
+
+
+def _is_spare(each: Interface) -> bool:
+    return each.kind == "macvlan" and each.group == SPARE and not each.up and not each.own_address
 
 
 def _addresses(sock: NetlinkSocket, names: dict[int, str], ours: set[int]) -> Iterator[Address]:

@@ -17,12 +17,16 @@ from dataclasses import dataclass, field
 from anchord.declared import HostState
 from anchord.kernel import dump
 from anchord.kernel.netlink import NetlinkError, NetlinkSocket, Request
-from anchord.kernel.objects import Address, Link, Neighbour, Object, Pair, Route, Rule, group_deletion
+from anchord.kernel.objects import Address, Link, Neighbour, Object, Pair, Route, Rule, group_deletion, spare
 from anchord.kernel.reconcile import Action, Step, additions, leftovers, on_devices
-from anchord.kernel.tables import FIRST_INDEX, GRAVEYARD, LIVE, PlaneSettings, host_objects, plan
+from anchord.kernel.tables import FIRST_INDEX, GRAVEYARD, LIVE, SPARE, PlaneSettings, host_objects, plan
 
 BASE = ""
 """Owner of what stands without any host. A host's key is never empty."""
+
+
+SPARES = 8
+"""Links made beforehand on each access interface: a host that moves needs one for each of its anchors."""
 
 
 @dataclass(slots=True)
@@ -55,9 +59,11 @@ class Engine:
     doubtful: set[str] = field(default_factory=set)
     """Hosts with a failed step since the last reading."""
     links: dict[bytes, str] = field(default_factory=dict)
-    """MACs of DLIFs in service, with the names of their interfaces."""
+    """MACs of DLIFs in service, with the access interfaces they are on."""
     buried: set[str] = field(default_factory=set)
-    """Names of links that wait for deletion."""
+    """Devices that wait for deletion."""
+    spares: dict[str, list[int]] = field(default_factory=dict)
+    """Interface indexes of links made beforehand, by access interface."""
     _next_index: int = FIRST_INDEX
 
     def read(self, urgent: Callable[[], bool] = lambda: False) -> None:
@@ -68,8 +74,9 @@ class Engine:
         self.doubtful.clear()
         self._next_index = max([FIRST_INDEX, *(index + 1 for index in self.indexes.values())])
         links = [each for each in self.installed.values() if isinstance(each, Link)]
-        self.links = {each.mac: each.name for each in links if each.group == LIVE}
-        self.buried = {each.name for each in links if each.group == GRAVEYARD}
+        self.links = {each.mac: each.parent for each in links if each.group == LIVE}
+        self.buried = {each.device for each in links if each.group == GRAVEYARD}
+        self.spares = {name: found.spares.get(name, []) for name in self.settings.access if name in self.indexes}
 
     def take_over(self, tunnel_mtu: int) -> None:
         """Read what an earlier process left, and make what stands without any host. Raises NetlinkError."""
@@ -84,6 +91,8 @@ class Engine:
         old = [key for key in self.inherited if isinstance(self.installed.get(key), Rule)]
         self._run(leftovers(old, self.installed))
         self.inherited.difference_update(old)
+        while self.lacks_spares():
+            self.make_spare()
 
     def apply(self, states: Sequence[HostState]) -> dict[str, str | None]:
         """Make the declarations true; for each host None or what went wrong. One batch for all of them."""
@@ -99,6 +108,10 @@ class Engine:
                 objects = host_objects(state)
             except ValueError as error:
                 outcome[state.host] = str(error)
+                continue
+            taken = [each for each in objects if isinstance(each, Link) and self._taken(each, state.host)]
+            if taken:
+                outcome[state.host] = f"{taken[0]} is shown to {self.owner[taken[0].key]} already"
                 continue
             outcome[state.host] = None
             self._replace_wishes(state.host, objects)
@@ -128,11 +141,27 @@ class Engine:
                 return 0
             for key in on_devices(buried, self.installed):
                 del self.installed[key]
-            for name in buried:
-                self.indexes.pop(name, None)
+            for device in buried:
+                self.indexes.pop(device, None)
             self.totals.links_deleted += len(buried)
             self.buried = set()
         return len(buried)
+
+    def lacks_spares(self) -> bool:
+        """Whether ``make_spare`` has something to do."""
+        return any(len(spares) < SPARES for spares in self.spares.values())
+
+    def make_spare(self) -> None:
+        """Make one link beforehand, where most are missing."""
+        parent, spares = min(self.spares.items(), key=lambda item: len(item[1]))
+        index = self._new_index("")
+        problems = self.socket.send(spare(index, parent, self.indexes[parent], SPARE))
+        self.totals.requests += len(problems)
+        if any(problems):
+            self.totals.errors += 1
+            del self.spares[parent]  # not tried again before the next reading
+        else:
+            spares.append(index)
 
     def forget_inherited(self) -> int:
         """From now on nobody wants what an earlier process left and nobody declared since; how many objects."""
@@ -154,6 +183,10 @@ class Engine:
         strange = [key for key in self.installed if key not in self.owner and key not in self.inherited]
         self.unwanted.update(dict.fromkeys(strange))
         return errors
+
+    def _taken(self, link: Link, host: str) -> bool:
+        """Whether another host has a router of this MAC on this interface (a collision, or a host renamed)."""
+        return self.owner.get(link.key, host) != host
 
     def _replace_wishes(self, owner: str, objects: tuple[Object, ...]) -> None:
         """Note what ``owner`` wants now; what it alone wanted before is unwanted from now on."""
@@ -214,13 +247,13 @@ class Engine:
 
     def _note_link(self, link: Link, in_service: bool) -> None:
         if in_service:
-            self.links[link.mac] = link.name
-            self.buried.discard(link.name)
+            self.links[link.mac] = link.parent
+            self.buried.discard(link.device)
             return
-        if self.links.get(link.mac) == link.name:
+        if self.links.get(link.mac) == link.parent:
             del self.links[link.mac]
         if link.group == GRAVEYARD:
-            self.buried.add(link.name)
+            self.buried.add(link.device)
 
     def _requests(self, step: Step) -> list[Request]:
         """The netlink requests of a step. Raises KeyError with the name of an interface that is not there."""
@@ -228,9 +261,8 @@ class Engine:
         match each:
             case Link():
                 if step.action is Action.CREATE:
-                    parent = self.indexes[each.parent]
-                    return each.create(self._new_index(each.name), parent)
-                return (each.adjust if step.action is Action.CHANGE else each.remove)(self.indexes[each.name])
+                    return self._new_link(each)
+                return (each.adjust if step.action is Action.CHANGE else each.remove)(self.indexes[each.device])
             case Pair():
                 if step.action is Action.CREATE:
                     return each.create(self._new_index(each.name), self._new_index(each.peer))
@@ -240,8 +272,18 @@ class Engine:
             case Address() | Neighbour() | Route() | Rule():
                 return each.remove(self.indexes) if step.action is Action.REMOVE else each.put(self.indexes)
 
-    def _new_index(self, name: str) -> int:
-        index = self.indexes[name] = self._next_index
+    def _new_link(self, link: Link) -> list[Request]:
+        """Give a spare link this identity, or make a new one when there is none."""
+        spares = self.spares.get(link.parent)
+        if spares:
+            index = self.indexes[link.device] = spares.pop()
+            return link.adopt(index)
+        parent = self.indexes[link.parent]
+        index = self._new_index(link.device)
+        return [*spare(index, link.parent, parent, link.group), *link.adopt(index)]
+
+    def _new_index(self, device: str) -> int:
+        index = self.indexes[device] = self._next_index
         self._next_index += 1
         return index
 

@@ -5,10 +5,11 @@ is shared by the whole machine. The thread's day, most urgent first:
 
 1. declarations: all that are waiting are merged into one batch, and each is answered as soon as the kernel has
    acknowledged its objects;
-2. what those left behind (``Engine.tidy``), as soon as nobody is waiting;
-3. sweep and audit on request;
-4. the buried links, at a quiet moment: 3 s after the last burial and half a second after the last declaration;
-5. an audit by itself, after 30 s without work.
+2. sweep and audit on request;
+3. what declarations left behind (``Engine.tidy``), after 5 ms without one;
+4. links made beforehand, one at a time, after 50 ms;
+5. the buried links, at a quiet moment: 3 s after the first burial and half a second after the last declaration;
+6. an audit by itself, 30 s after the last one.
 
 Nothing of this needs the process afterwards: when it is killed, packets go on, and the next ``start`` takes over.
 """
@@ -41,6 +42,8 @@ Done = Callable[[str | None], None]
 
 _MERGE_AT_MOST = 16
 """Declarations in one batch: bounds how long the first of them waits for its answer."""
+_TIDY_AFTER_S = 0.005
+_SPARE_AFTER_S = 0.05
 _BURY_FOR_S = 3.0
 _QUIET_FOR_S = 0.5
 _BURIED_AT_MOST = 256
@@ -92,7 +95,7 @@ class Forwarding:
 
     @property
     def links(self) -> Mapping[bytes, str]:
-        """MACs of the DLIFs in service here, with the names of their interfaces; live, for look-ups.
+        """MACs of the DLIFs in service here, with the access interfaces they are on; live, for look-ups.
 
         It changes under the reader: to iterate, take ``dict(forwarding.links)`` first.
         """
@@ -228,18 +231,24 @@ class Forwarding:
     def _next(self, engine: Engine) -> _Work | None:
         if self._aside:
             return self._aside.pop(0)
+        wait_s = min(when for when, _ in self._chores(engine)) - time.monotonic()
         try:
-            return self._queue.get(block=not engine.unwanted, timeout=self._patience(engine))
+            return self._queue.get(timeout=wait_s) if wait_s > 0 else self._queue.get_nowait()
         except queue.Empty:
             return None
 
-    def _patience(self, engine: Engine) -> float:
-        """Seconds until there is something to do without being asked."""
-        now = time.monotonic()
-        due = self._audited_at + self._audit_pause_s
+    def _chores(self, engine: Engine) -> list[tuple[float, Callable[[Engine], None]]]:
+        """What there is to do without being asked, and when (time.monotonic)."""
+        chores: list[tuple[float, Callable[[Engine], None]]] = []
+        if engine.unwanted:
+            chores.append((self._declared_at + _TIDY_AFTER_S, self._tidy))
+        if engine.lacks_spares():
+            chores.append((self._declared_at + _SPARE_AFTER_S, Engine.make_spare))
         if self._buried_at:
-            due = min(due, max(self._buried_at + _BURY_FOR_S, self._declared_at + _QUIET_FOR_S))
-        return max(due - now, 0.01)
+            quiet = max(self._buried_at + _BURY_FOR_S, self._declared_at + _QUIET_FOR_S)
+            chores.append((quiet, self._delete_buried))
+        chores.append((self._audited_at + self._audit_pause_s, self._audit_unasked))
+        return chores
 
     def _waiting(self, first: _Declare) -> list[_Declare]:
         """This declaration and those waiting behind it; other work found on the way is set aside."""
@@ -266,24 +275,25 @@ class Forwarding:
             self._tidy(engine)
 
     def _idle(self, engine: Engine) -> None:
-        now = time.monotonic()
-        if engine.unwanted:
-            self._tidy(engine)
-        elif self._buried_at and now - self._buried_at >= _BURY_FOR_S and now - self._declared_at >= _QUIET_FOR_S:
-            engine.delete_buried()
-            self._buried_at = 0.0
-        elif now - self._audited_at >= self._audit_pause_s:
-            error = self._audit(engine, lambda: not self._queue.empty())
-            if error:
-                log.warning("audit could not repair everything error=%r", error)
+        due, chore = min(self._chores(engine), key=lambda chore: chore[0])
+        if due <= time.monotonic():
+            chore(engine)
 
     def _tidy(self, engine: Engine) -> None:
         engine.tidy()
         if len(engine.buried) > _BURIED_AT_MOST:
-            engine.delete_buried()
-            self._buried_at = 0.0
+            self._delete_buried(engine)
         elif engine.buried and not self._buried_at:
             self._buried_at = time.monotonic()
+
+    def _delete_buried(self, engine: Engine) -> None:
+        engine.delete_buried()
+        self._buried_at = 0.0
+
+    def _audit_unasked(self, engine: Engine) -> None:
+        error = self._audit(engine, lambda: not self._queue.empty())
+        if error:
+            log.warning("audit could not repair everything error=%r", error)
 
     def _audit(self, engine: Engine, urgent: Callable[[], bool]) -> str | None:
         began = time.monotonic()

@@ -15,9 +15,18 @@ from pathlib import Path
 from anchord.kernel import dump, firewall
 from anchord.kernel.errors import KernelError
 from anchord.kernel.netlink import NetlinkError, NetlinkSocket, Request
-from anchord.kernel.objects import IFF_PROMISC, IFF_UP, RTM_NEWLINK, Link, Pair, Route, Rule, group_deletion, ifinfo
+from anchord.kernel.objects import IFF_PROMISC, IFF_UP, RTM_NEWLINK, Pair, Route, Rule, group_deletion, ifinfo
 from anchord.kernel.seg6 import set_tunnel_source, tunnel_source
-from anchord.kernel.tables import ENCAPSULATION_OVERHEAD, LOCAL_FIRST, LOCAL_MOVED, MIN_MTU, PlaneSettings, is_link_name
+from anchord.kernel.tables import (
+    ENCAPSULATION_OVERHEAD,
+    GRAVEYARD,
+    LIVE,
+    LOCAL_FIRST,
+    LOCAL_MOVED,
+    MIN_MTU,
+    SPARE,
+    PlaneSettings,
+)
 
 log = logging.getLogger(__name__)
 
@@ -91,18 +100,17 @@ def _flush_objects(sock: NetlinkSocket, found: dump.Installed) -> dict[str, int]
     rules = [each for each in every if isinstance(each, Rule) and each != LOCAL_FIRST]
     routes = [each for each in every if isinstance(each, Route)]
     pairs = [each for each in every if isinstance(each, Pair)]
-    groups = {each.group for each in every if isinstance(each, Link)}
+    links = [each.group for each in found.interfaces.values() if each.group in (LIVE, GRAVEYARD, SPARE)]
     if LOCAL_MOVED in rules and LOCAL_FIRST not in every:  # first: the machine must not lose its own addresses
         sock.execute(*LOCAL_FIRST.put({}))
     requests = [request for rule in rules for request in rule.remove({})]
     requests += [request for route in routes for request in route.remove({})]
     requests += [request for pair in pairs for request in pair.remove(found.indexes[pair.name])]
-    requests += [group_deletion(group) for group in sorted(groups)]
+    requests += [group_deletion(group) for group in sorted(set(links))]
     for error in sock.send(requests):
         if error is not None and error.code not in (errno.ENOENT, errno.ESRCH, errno.ENODEV):
             raise error
-    links = sum(isinstance(each, Link) for each in every)
-    return {"rules": len(rules), "routes": len(routes), "links": links + len(pairs)}
+    return {"rules": len(rules), "routes": len(routes), "links": len(links) + len(pairs)}
 
 
 def _end_promiscuity(sock: NetlinkSocket, known: dict[str, dump.Interface]) -> int:
@@ -125,7 +133,8 @@ def _check(settings: PlaneSettings, sock: NetlinkSocket, known: dict[str, dump.I
         )
     for name, each in known.items():
         named = name in settings.access or name in settings.core
-        if not named and each.up and name != "lo" and not is_link_name(name) and not name.startswith("an-"):
+        own = name.startswith("an-") or each.group in (LIVE, GRAVEYARD)
+        if not (named or own) and each.up and name != "lo":
             log.warning("interface=%s is neither access nor core: packets it brings count as unbound hosts'", name)
 
 

@@ -78,44 +78,29 @@ def ifinfo(index: int, flags: int = 0, change: int = 0) -> bytes:
 class Link:
     """A private macvlan on ``parent`` with its own MAC: how one logical router (DLIF) is shown to one host.
 
-    ``index`` is the interface index to create it with; it plays no part in comparisons, since an installed link keeps
-    the one it has. ``up`` and ``group`` are compared: a link taken out of service differs only in its group.
+    Parent and MAC are what it is; the interface's name (``dl`` and its index) means nothing and is never changed,
+    because renaming takes as long as creating. A link out of service differs from one in service in its group only.
     """
 
-    name: str
     parent: str
     mac: bytes
     group: int
     up: bool = True
 
     @property
-    def key(self) -> Hashable:
-        """Links are the same when their names are."""
-        return ("link", self.name)
+    def device(self) -> str:
+        """What addresses, neighbours and routes on this link name as their device."""
+        return f"{self.parent}/{self.mac.hex(':')}"
 
-    def create(self, index: int, parent_index: int) -> list[Request]:
-        """Create it as interface ``index``. addrgenmode is refused in the creating message and useless once up."""
-        info = nested(
-            IFLA_LINKINFO,
-            attribute_text(IFLA_INFO_KIND, "macvlan"),
-            nested(IFLA_INFO_DATA, attribute_u32(IFLA_MACVLAN_MODE, MACVLAN_MODE_PRIVATE)),
-        )
-        body = b"".join(
-            (
-                ifinfo(index),
-                attribute_text(IFLA_IFNAME, self.name),
-                attribute_u32(IFLA_LINK, parent_index),
-                attribute(IFLA_ADDRESS, self.mac),
-                attribute_u32(IFLA_GROUP, self.group),
-                info,
-            )
-        )
-        what = f"create {self}"
-        return [
-            Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what),
-            no_automatic_address(index, what),
-            Request(RTM_NEWLINK, 0, ifinfo(index, IFF_UP, IFF_UP), what),
-        ]
+    @property
+    def key(self) -> Hashable:
+        """Links are the same when their parents and MACs are."""
+        return ("link", self.parent, self.mac)
+
+    def adopt(self, index: int) -> list[Request]:
+        """Turn the spare interface ``index`` into this link. A MAC can be set at once only while it is down."""
+        body = ifinfo(index, IFF_UP, IFF_UP) + attribute(IFLA_ADDRESS, self.mac) + attribute_u32(IFLA_GROUP, self.group)
+        return [Request(RTM_NEWLINK, 0, body, self)]
 
     def adjust(self, index: int) -> list[Request]:
         """Bring the existing interface ``index`` up and into this group."""
@@ -127,7 +112,7 @@ class Link:
         return [Request(RTM_DELLINK, 0, ifinfo(index), f"delete {self}")]
 
     def __str__(self) -> str:
-        return f"macvlan {self.name} ({self.mac.hex(':')}) on {self.parent}"
+        return f"macvlan {self.mac.hex(':')} on {self.parent}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +350,33 @@ def no_automatic_address(index: int, what: object) -> Request:
     """Keep the kernel from giving interface ``index`` a link-local address of its own (addrgenmode none)."""
     mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([ADDR_GEN_MODE_NONE]))
     return Request(RTM_NEWLINK, 0, ifinfo(index) + nested(IFLA_AF_SPEC, nested(_INET6, mode)), what)
+
+
+def link_name(index: int) -> str:
+    """Name of the interface that is created with this index."""
+    return f"dl{index:x}"
+
+
+def spare(index: int, parent: str, parent_index: int, group: int) -> list[Request]:
+    """Create a link without identity yet: down, with a random MAC. Two thirds of the work of showing a router.
+
+    addrgenmode is refused in the creating message and would come too late once the interface is up.
+    """
+    what = f"create a macvlan on {parent}"
+    body = b"".join(
+        (
+            ifinfo(index),
+            attribute_text(IFLA_IFNAME, link_name(index)),
+            attribute_u32(IFLA_LINK, parent_index),
+            attribute_u32(IFLA_GROUP, group),
+            nested(
+                IFLA_LINKINFO,
+                attribute_text(IFLA_INFO_KIND, "macvlan"),
+                nested(IFLA_INFO_DATA, attribute_u32(IFLA_MACVLAN_MODE, MACVLAN_MODE_PRIVATE)),
+            ),
+        )
+    )
+    return [Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what), no_automatic_address(index, what)]
 
 
 def group_deletion(group: int) -> Request:

@@ -69,20 +69,17 @@ def leftovers(unwanted: Iterable[Hashable], installed: Mapping[Hashable, Object]
     return steps
 
 
-def on_devices(names: Container[str], installed: Mapping[Hashable, Object]) -> list[Hashable]:
-    """Keys of everything that goes when the interfaces ``names`` go."""
+def on_devices(devices: Container[str], installed: Mapping[Hashable, Object]) -> list[Hashable]:
+    """Keys of everything that goes when the links of these devices go, the links included."""
     return [
         key
         for key, each in installed.items()
-        if (isinstance(each, Address | Neighbour | Route) and each.device in names)
-        or (isinstance(each, Link | Pair) and each.name in names)
+        if isinstance(each, Link | Address | Neighbour | Route) and each.device in devices
     ]
 
 
 def _can_change(present: Object, wanted: Object) -> bool:
     """Whether the present object can be brought into the wanted form without making it anew."""
-    if isinstance(present, Link) and isinstance(wanted, Link):
-        return present.mac == wanted.mac and present.parent == wanted.parent
     if isinstance(present, Pair) and isinstance(wanted, Pair):
         return present.mac == wanted.mac and present.peer_mac == wanted.peer_mac
     return True

@@ -41,7 +41,6 @@ four, which traceroute shows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 from ipaddress import IPv6Address, IPv6Network
 
 from anchord.declared import HostState, PrefixEntry, Role
@@ -59,8 +58,8 @@ TABLE_NAMES = {
 }
 LOCAL = 255
 
-LIVE, GRAVEYARD = 0xAC01, 0xAC02
-"""Link groups: DLIFs in service, and those waiting to be deleted together at a quiet moment."""
+LIVE, GRAVEYARD, SPARE = 0xAC01, 0xAC02, 0xAC03
+"""Link groups: DLIFs in service; those waiting to be deleted together at a quiet moment; those made beforehand."""
 
 FIRST_INDEX = 1_000_000
 """Interface indexes of ours start here: they are chosen before the kernel is asked, so that a link and everything on
@@ -165,16 +164,6 @@ def rules(settings: PlaneSettings) -> tuple[Rule, ...]:
     )
 
 
-def link_name(host: str, mac: bytes, parent: str) -> str:
-    """Name of the interface that shows the router with this MAC to this host on this access interface."""
-    return "dl" + blake2b(b"\0".join((host.encode(), mac, parent.encode())), digest_size=5).hexdigest()
-
-
-def is_link_name(name: str) -> bool:
-    """Whether an interface of this name is a DLIF of ours."""
-    return len(name) == 12 and name.startswith("dl")
-
-
 def host_objects(state: HostState) -> tuple[Object, ...]:
     """What a declaration comes to, in the order in which to make it.
 
@@ -199,11 +188,11 @@ def _entry_objects(state: HostState, entry: PrefixEntry) -> list[Object]:
     link, address, neighbour = _router_objects(state, entry)
     made: list[Object] = [link, address, neighbour]
     if entry.role is Role.ANCHORED:
-        made.append(Route(HOSTS, prefix, device=link.name, via=HOST))
+        made.append(Route(HOSTS, prefix, device=link.device, via=HOST))
         made.append(Route(UPLINK, _ANY, prefix, kind=RouteKind.THROW))
     elif entry.role is Role.IMPORTED:
-        made.append(Route(INNER, prefix, device=link.name, via=HOST))
-        made.append(Route(LOCALOUT, prefix, device=link.name, via=HOST))
+        made.append(Route(INNER, prefix, device=link.device, via=HOST))
+        made.append(Route(LOCALOUT, prefix, device=link.device, via=HOST))
         made.append(Route(UP, _ANY, prefix, device=AGAIN0, segment=_peer(entry)))
         made.append(Route(UPLINK, _ANY, prefix, device=UP0, via=INSIDE))
     return made
@@ -212,8 +201,8 @@ def _entry_objects(state: HostState, entry: PrefixEntry) -> list[Object]:
 def _router_objects(state: HostState, entry: PrefixEntry) -> tuple[Link, Address, Neighbour]:
     if entry.router is None or state.mac is None or state.interface is None:
         raise ValueError(f"{entry.prefix} is {entry.role.value}, so router, host MAC and access interface are needed")
-    link = Link(link_name(state.host, entry.router.mac, state.interface), state.interface, entry.router.mac, LIVE)
-    return link, Address(link.name, entry.router.address), Neighbour(link.name, HOST, state.mac)
+    link = Link(state.interface, entry.router.mac, LIVE)
+    return link, Address(link.device, entry.router.address), Neighbour(link.device, HOST, state.mac)
 
 
 def _peer(entry: PrefixEntry) -> IPv6Address:
