@@ -25,9 +25,7 @@ START_WALL_S = 1_700_000_000.0
 
 
 def gateway_info(number: int) -> GatewayInfo:
-    return GatewayInfo(
-        f"gw{number}", IPv6Address(f"2001:db8:f{number}::1"), (IPv6Network(f"2001:db8:a{number}::/48"),)
-    )
+    return GatewayInfo(f"gw{number}", IPv6Address(f"2001:db8:f{number}::1"), (IPv6Network(f"2001:db8:a{number}::/48"),))
 
 
 def domain_settings(gateways: int = 3, **changes: object) -> DomainSettings:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
+from dataclasses import replace
+from ipaddress import IPv6Address, IPv6Network
 
-from domain import CENTRAL, Domain
+from domain import CENTRAL, Domain, domain_settings, gateway_info
 
 from anchord.declared import PrefixEntry, Role
 from anchord.protocol.outputs import Advertise, Send
@@ -204,7 +205,9 @@ def test_decision_8_sequence_numbers_are_counted_for_each_pair_of_nodes() -> Non
     assert told == list(range(told[0], told[0] + len(told)))
 
 
-def test_decision_15_a_router_solicitation_of_a_served_host_is_answered_by_an_advertisement_not_a_registration() -> None:
+def test_decision_15_a_router_solicitation_of_a_served_host_is_answered_by_an_advertisement_not_a_registration() -> (
+    None
+):
     domain = Domain()
     domain.host_at(1, MAC)
     domain.pass_time(1.0)
@@ -267,8 +270,6 @@ def test_decision_26_a_refresh_lists_retained_anchors() -> None:
 
 
 def test_plain_routers_advertise_their_own_prefix_and_signal_nothing() -> None:
-    from domain import domain_settings
-
     domain = Domain(settings=domain_settings(mobility=False))
     domain.host_at(1, MAC)
     domain.host_at(2, MAC)
@@ -278,11 +279,6 @@ def test_plain_routers_advertise_their_own_prefix_and_signal_nothing() -> None:
 
 
 def test_local_networks_of_an_anchor_are_announced_through_its_face() -> None:
-    from dataclasses import replace
-    from ipaddress import IPv6Network
-
-    from domain import domain_settings, gateway_info
-
     settings = domain_settings()
     local = IPv6Network("fd00:1::/48")
     info = replace(gateway_info(1), local_networks=(local,))

@@ -1,0 +1,365 @@
+"""What is not valid, not authorised or not in order changes nothing, and is answered or counted as the RFCs say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv6Address, IPv6Network
+
+import pytest
+from domain import CENTRAL, START_WALL_S, Domain
+from test_roaming import MAC, OTHER, acks, roles, updates
+
+from anchord.declared import Role
+from anchord.protocol.central import Central
+from anchord.protocol.exchange import ticks_of
+from anchord.protocol.inputs import MessageMalformed, MessageReceived
+from anchord.protocol.session import Phase
+from anchord.protocol.settings import CentralSettings
+from anchord.wire.messages import (
+    BindingAcknowledgement,
+    BindingError,
+    BindingUpdate,
+    BindingUpdateFlag,
+    Message,
+    UnknownMessage,
+)
+from anchord.wire.options import (
+    AccessTechnologyType,
+    Handoff,
+    HandoffIndicator,
+    HomeNetworkPrefix,
+    MalformedOption,
+    MobileNodeIdentifier,
+    MobileNodeLinkLayerIdentifier,
+    Option,
+    PreviousMaar,
+    ServingMaar,
+    Timestamp,
+    UnknownOption,
+)
+
+FLAGS = (
+    BindingUpdateFlag.ACKNOWLEDGE
+    | BindingUpdateFlag.HOME_REGISTRATION
+    | BindingUpdateFlag.PROXY
+    | BindingUpdateFlag.DISTRIBUTED
+)
+STRANGER = IPv6Address("2001:db8:bad::1")
+
+
+def registration(
+    domain: Domain, prefix: str = "2001:db8:a1:77::/64", mac: bytes = MAC, **changes: object
+) -> BindingUpdate:
+    """A valid registration by gw1, with some options replaced (by class name) or left out (None)."""
+    options: dict[str, Option | None] = {
+        "MobileNodeIdentifier": MobileNodeIdentifier(5, mac),
+        "HomeNetworkPrefix": HomeNetworkPrefix(IPv6Network(prefix)),
+        "HandoffIndicator": HandoffIndicator(Handoff.UNKNOWN),
+        "AccessTechnologyType": AccessTechnologyType(3),
+        "Timestamp": Timestamp(ticks_of(domain.now.wall_s)),
+        "MobileNodeLinkLayerIdentifier": MobileNodeLinkLayerIdentifier(mac),
+    }
+    message = {"sequence": 1, "lifetime_s": 600, "flags": FLAGS}
+    for name, value in changes.items():
+        (message if name in message else options)[name] = value  # type: ignore[index,assignment]
+    kept = tuple(option for option in options.values() if option is not None)
+    return BindingUpdate(**message, options=kept)  # type: ignore[arg-type]
+
+
+def ask(domain: Domain, message: Message, source: IPv6Address | None = None) -> list[BindingAcknowledgement]:
+    before, flying = len(domain.sent), list(domain.wire)
+    domain.feed(CENTRAL, MessageReceived(source or domain.address(1), message))
+    domain.wire = flying  # the gateway itself has not asked: it hears nothing of this
+    return [s.message for _, s in domain.sent[before:] if isinstance(s.message, BindingAcknowledgement)]
+
+
+@pytest.mark.parametrize(
+    ("status", "changes"),
+    [
+        (160, {"MobileNodeIdentifier": None}),
+        (129, {"flags": FLAGS & ~BindingUpdateFlag.DISTRIBUTED}),
+        (158, {"HomeNetworkPrefix": None}),
+        (161, {"HandoffIndicator": None}),
+        (162, {"AccessTechnologyType": None}),
+        (155, {"prefix": "2001:db8:a2:77::/64"}),
+        (155, {"prefix": "2001:db8:a1::/48"}),
+        (155, {"prefix": "2001:db8:dead::/64"}),
+        (155, {"prefix": "::/0"}),
+        (156, {"Timestamp": Timestamp(ticks_of(START_WALL_S - 60))}),
+        (156, {"Timestamp": Timestamp(ticks_of(START_WALL_S + 60))}),
+    ],
+    ids=str,
+)
+def test_rows_56_to_66_each_fault_has_its_status_and_changes_nothing(status: int, changes: dict[str, object]) -> None:
+    domain = Domain()
+    (ack,) = ask(domain, registration(domain, **changes))
+    assert ack.status == status
+    assert not domain.central.bindings and not domain.journal[CENTRAL].get("binding")
+
+
+def test_row_53_60_the_order_of_checks_identity_before_time_before_content() -> None:
+    domain = Domain()
+    old = Timestamp(ticks_of(START_WALL_S - 60))
+    all_wrong = registration(domain, MobileNodeIdentifier=None, HomeNetworkPrefix=None, Timestamp=old)
+    time_and_content = registration(domain, HomeNetworkPrefix=None, Timestamp=old)
+    assert [ask(domain, m)[0].status for m in (all_wrong, time_and_content)] == [160, 156]
+
+
+def test_row_58_a_host_that_is_not_listed_gets_153() -> None:
+    domain = Domain()
+    domain.central = Central(CentralSettings(domain.settings, frozenset({OTHER})))
+    domain.nodes[CENTRAL] = domain.central
+    domain.host_at(1, MAC)
+    assert acks(domain, CENTRAL, domain.address(1))[-1].status == 153
+    assert not domain.shown and not domain.gw[1].sessions
+    domain.host_at(1, OTHER)
+    assert domain.shown
+
+
+def test_a_refused_host_is_not_tried_again_with_every_frame() -> None:
+    domain = Domain()
+    domain.central = Central(CentralSettings(domain.settings, frozenset({OTHER})))
+    domain.nodes[CENTRAL] = domain.central
+    for _ in range(50):
+        domain.host_at(1, MAC, solicited=True)
+    assert len(updates(domain, domain.address(1), CENTRAL)) == 1
+    domain.pass_time(31.0)
+    domain.host_at(1, MAC)
+    assert len(updates(domain, domain.address(1), CENTRAL)) == 2
+
+
+def test_row_66_77_another_hosts_prefix_is_refused_with_155() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    held = domain.shown[-1][1].prefixes[0].prefix
+    (ack,) = ask(domain, registration(domain, prefix=str(held), mac=OTHER))
+    assert ack.status == 155
+    assert len(domain.central.bindings) == 1
+
+
+def test_row_83_an_older_timestamp_gets_157_with_the_own_time_of_day() -> None:
+    domain = Domain()
+    assert ask(domain, registration(domain))[0].status == 0
+    older = Timestamp(ticks_of(domain.now.wall_s) - 1)
+    (ack,) = ask(domain, registration(domain, Timestamp=older, sequence=2))
+    assert ack.status == 157
+    assert ack.first(Timestamp) == Timestamp(ticks_of(domain.now.wall_s))
+
+
+def test_decision_11_the_same_message_again_is_answered_again_without_effect() -> None:
+    domain = Domain()
+    message = registration(domain)
+    first, again = ask(domain, message), ask(domain, message)
+    assert first == again and first[0].status == 0
+
+
+def test_row_85_135_without_timestamps_the_sequence_number_decides() -> None:
+    domain = Domain()
+    assert ask(domain, registration(domain, Timestamp=None, sequence=7))[0].status == 0
+    (refused,) = ask(domain, registration(domain, Timestamp=None, sequence=7))
+    assert (refused.status, refused.sequence) == (135, 7)
+    assert refused.first(Timestamp) is None
+    assert ask(domain, registration(domain, Timestamp=None, sequence=8))[0].status == 0
+
+
+def test_row_134_sequence_numbers_are_compared_modulo_65536() -> None:
+    domain = Domain()
+    ask(domain, registration(domain, Timestamp=None, sequence=65535))
+    assert ask(domain, registration(domain, Timestamp=None, sequence=3))[0].status == 0
+    assert ask(domain, registration(domain, Timestamp=None, sequence=3 + 32768))[0].status == 135
+
+
+def test_decision_6_a_refresh_with_a_foreign_prefix_set_gets_159() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.pass_time(1.0)
+    refresh = registration(domain, HandoffIndicator=HandoffIndicator(Handoff.UNCHANGED), sequence=99)
+    assert ask(domain, refresh)[0].status == 159
+
+
+def test_row_47_nothing_from_an_address_that_is_not_configured() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    for node in (CENTRAL, domain.address(1)):
+        domain.sent.clear()
+        before = {a: dict(j) for a, j in domain.journal.items()}
+        domain.feed(node, MessageReceived(STRANGER, registration(domain, sequence=50)))
+        assert not domain.sent and domain.journal == before
+        assert domain.nodes[node].counters.strangers.dropped == {"unconfigured-peer": 1}
+
+
+def test_strangers_make_no_table_grow() -> None:
+    domain = Domain()
+    for number in range(1000):
+        domain.feed(CENTRAL, MessageReceived(STRANGER + number, registration(domain)))
+    assert len(domain.central.counters.peers) == 3
+    assert domain.central.counters.strangers.messages_in == 1000
+
+
+def test_gateways_do_not_believe_each_other_while_a_cmd_stands_between_them() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    forged = registration(domain, ServingMaar=ServingMaar(domain.address(2)))
+    domain.feed(domain.address(1), MessageReceived(domain.address(2), forged))
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.ANCHORED, None)}
+
+
+def test_row_130_an_unknown_message_type_gets_a_binding_error_2() -> None:
+    domain = Domain()
+    domain.sent.clear()
+    domain.feed(CENTRAL, MessageReceived(domain.address(1), UnknownMessage(77, bytes(2))))
+    assert [s.message for _, s in domain.sent] == [BindingError(2)]
+
+
+def test_row_137_without_the_acknowledge_or_proxy_flag_nothing_is_said() -> None:
+    domain = Domain()
+    for flag in (BindingUpdateFlag.ACKNOWLEDGE, BindingUpdateFlag.PROXY):
+        assert not ask(domain, registration(domain, flags=FLAGS & ~flag))
+    assert domain.central.counters.of(domain.address(1)).dropped == {"not-a-proxy-update": 2}
+
+
+def test_malformed_messages_are_counted_by_cause() -> None:
+    domain = Domain()
+    domain.feed(CENTRAL, MessageMalformed(domain.address(1), "truncated"))
+    assert domain.central.counters.of(domain.address(1)).dropped == {"malformed.truncated": 1}
+
+
+def test_row_34_unknown_options_are_skipped() -> None:
+    domain = Domain()
+    message = registration(domain)
+    message = replace(message, options=(UnknownOption(200, b"abc"), *message.options, UnknownOption(201, b"")))
+    assert ask(domain, message)[0].status == 0
+
+
+def test_decision_35_an_update_to_an_anchor_without_a_usable_serving_maar_gets_128() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    held = str(domain.shown[-1][1].prefixes[0].prefix)
+    domain.pass_time(1.0)
+    for extra in (None, MalformedOption(68, bytes(7)), ServingMaar(STRANGER)):
+        domain.sent.clear()
+        update = registration(domain, prefix=held, sequence=70, extra=extra)
+        domain.feed(domain.address(1), MessageReceived(CENTRAL, update))
+        assert [s.message.status for _, s in domain.sent if isinstance(s.message, BindingAcknowledgement)] == [128]
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.ANCHORED, None)}
+
+
+def test_decision_17_an_older_update_does_not_move_the_tunnel_back() -> None:
+    domain = Domain()
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+    about_gw2 = next(
+        u for u in updates(domain, CENTRAL, domain.address(1)) if u.first(ServingMaar) == ServingMaar(domain.address(2))
+    )
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, replace(about_gw2, sequence=900)))
+    assert domain.sent[-1][1].message.status == 157  # type: ignore[union-attr]
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(3))}
+
+
+def test_row_69_a_deregistration_by_another_gateway_than_the_serving_one_is_ignored() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    held = str(domain.shown[-1][1].prefixes[0].prefix)
+    domain.host_at(2, MAC)
+    domain.pass_time(1.0)
+    assert not ask(domain, registration(domain, prefix=held, lifetime_s=0, sequence=500))
+    domain.pass_time(20.0)
+    assert domain.central.bindings
+
+
+def test_row_139_an_acknowledgement_nobody_waits_for_changes_nothing() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    ack = acks(domain, CENTRAL, domain.address(1))[-1]
+    before = roles(domain, 1)
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, replace(ack, sequence=ack.sequence + 5, status=0)))
+    assert roles(domain, 1) == before
+    assert domain.gw[1].counters.of(CENTRAL).dropped == {"unmatched-ack": 1}
+
+
+def test_row_99_an_answer_about_somebody_else_is_ignored_and_not_asked_again() -> None:
+    domain = Domain()
+    domain.hold_kernel = True
+    domain.host_at(1, MAC, settle=False)
+    (update,) = updates(domain, domain.address(1), CENTRAL)
+    domain.wire.clear()
+    wrong = BindingAcknowledgement(0, update.sequence, 600, 0x22, (MobileNodeIdentifier(5, OTHER),))  # type: ignore[arg-type]
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, wrong))
+    domain.hold_kernel = False
+    domain.sent.clear()
+    domain.pass_time(5.0)
+    assert not updates(domain, domain.address(1), CENTRAL)
+
+
+def test_decision_21_an_answer_without_the_d_flag_does_not_register() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC, settle=False)
+    (update,) = updates(domain, domain.address(1), CENTRAL)
+    domain.wire.clear()
+    legacy = BindingAcknowledgement(0, update.sequence, 600, 0x20, update.options)  # type: ignore[arg-type]
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, legacy))
+    assert not domain.shown and domain.gw[1].counters.of(CENTRAL).dropped == {"not-distributed": 1}
+
+
+def test_row_101_after_157_the_gateway_registers_again_with_a_newer_timestamp() -> None:
+    domain = Domain()
+    ahead = Timestamp(ticks_of(domain.now.wall_s + 0.25))
+    held = Domain()
+    held.host_at(1, MAC)
+    prefix = str(held.shown[-1][1].prefixes[0].prefix)
+    assert ask(domain, registration(domain, prefix=prefix, Timestamp=ahead))[0].status == 0
+    domain.host_at(1, MAC)
+    assert acks(domain, CENTRAL, domain.address(1))[-1].status == 157
+    domain.pass_time(1.5)
+    assert acks(domain, CENTRAL, domain.address(1))[-1].status == 0
+    (session,) = domain.gw[1].sessions.values()
+    assert session.phase is Phase.SERVING and session.registered
+
+
+def test_row_102_after_155_the_same_prefix_is_not_asked_for_again() -> None:
+    domain = Domain()
+    reference = Domain()
+    reference.host_at(1, MAC)
+    taken = str(reference.shown[-1][1].prefixes[0].prefix)
+    ask(domain, registration(domain, prefix=taken, mac=OTHER))
+    domain.host_at(1, MAC)
+    assert acks(domain, CENTRAL, domain.address(1))[-1].status == 155
+    domain.pass_time(31.0)
+    domain.host_at(1, MAC)
+    asked = [u.first(HomeNetworkPrefix) for u in updates(domain, domain.address(1), CENTRAL)]
+    assert asked[0] != asked[-1]
+    assert acks(domain, CENTRAL, domain.address(1))[-1].status == 0
+
+
+def test_row_135_141_the_named_sequence_number_is_adopted() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC, settle=False)
+    (update,) = updates(domain, domain.address(1), CENTRAL)
+    domain.wire.clear()
+    out_of_window = BindingAcknowledgement(135, 4000, 0, 0x22, update.options)  # type: ignore[arg-type]
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, out_of_window))
+    assert updates(domain, domain.address(1), CENTRAL)[-1].sequence == 4001
+
+
+def test_decision_13_an_anchor_that_refuses_for_good_leaves_the_list() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.kernel = lambda address, state: "no memory" if address == domain.address(1) else None
+    domain.host_at(2, MAC)
+    (binding,) = domain.central.bindings.values()
+    assert not binding.anchors
+
+
+def test_an_anchor_outside_its_own_pool_is_not_believed() -> None:
+    """A CMD that names gw3 as the anchor of a prefix of gw1's pool."""
+    domain = Domain()
+    domain.host_at(2, MAC, settle=False)
+    (update,) = updates(domain, domain.address(2), CENTRAL)
+    domain.wire.clear()
+    lie = PreviousMaar(domain.address(3), IPv6Network("2001:db8:a1:5::/64"))
+    stranger = PreviousMaar(STRANGER, IPv6Network("2001:db8:a1:5::/64"))
+    ack = BindingAcknowledgement(0, update.sequence, 600, 0x22, (*update.options, lie, stranger))  # type: ignore[arg-type]
+    domain.feed(domain.address(2), MessageReceived(CENTRAL, ack))
+    domain.settle()
+    assert roles(domain, 2) == {"2001:db8:a2": (Role.ANCHORED, None)}
+    assert domain.gw[2].counters.of(CENTRAL).dropped["foreign-anchor"] == 2

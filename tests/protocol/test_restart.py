@@ -1,0 +1,119 @@
+"""kill -9 and a new process with the same journal, or without."""
+
+from __future__ import annotations
+
+from domain import CENTRAL, Domain
+from hypothesis import given
+from hypothesis import strategies as st
+from test_roaming import MAC, acks, entries, roles, updates
+
+from anchord.declared import Role
+from anchord.protocol.session import Phase
+
+
+def test_decision_32_after_a_restart_of_the_cmd_the_next_handover_finds_every_anchor() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.restart(CENTRAL)
+    domain.host_at(3, MAC)
+    assert set(roles(domain, 3)) == {"2001:db8:a1", "2001:db8:a2", "2001:db8:a3"}
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(3))}
+
+
+def test_decision_26_a_cmd_that_lost_its_store_learns_the_anchors_from_a_refresh() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.journal[CENTRAL].clear()
+    domain.restart(CENTRAL)
+    domain.pass_time(290.0)
+    domain.host_at(2, MAC, solicited=True)
+    domain.pass_time(15.0)
+    (binding,) = domain.central.bindings.values()
+    assert [anchor.maar for anchor in binding.anchors] == [domain.address(1)]
+
+
+def test_a_restarted_gateway_declares_what_was_true_and_asks_nobody_for_it() -> None:
+    domain = Domain()
+    for number in (1, 2):
+        domain.host_at(number, MAC)
+    before = {number: entries(domain, number) for number in (1, 2)}
+    domain.sent.clear()
+    for number in (1, 2):
+        domain.restart(domain.address(number))
+    assert {number: entries(domain, number) for number in (1, 2)} == before
+    assert not domain.sent
+    assert domain.ignored[domain.address(2)] == {("acc0", MAC)}
+
+
+def test_a_restarted_gateway_goes_on_with_the_next_sequence_number() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    (first,) = updates(domain, domain.address(1), CENTRAL)
+    domain.restart(domain.address(1))
+    domain.host_at(2, MAC)
+    domain.host_at(1, MAC)
+    assert updates(domain, domain.address(1), CENTRAL)[-1].sequence > first.sequence
+
+
+def test_decision_31_an_anchor_that_lost_its_journal_believes_the_cmd() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.journal[domain.address(1)].clear()
+    domain.restart(domain.address(1))
+    assert not domain.gw[1].sessions
+    domain.host_at(3, MAC)
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(3))}
+    assert acks(domain, domain.address(1), CENTRAL)[-1].status == 0
+
+
+def test_a_prefix_that_rests_still_rests_after_a_restart() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    prefix = domain.shown[-1][1].prefixes[0].prefix
+    domain.pass_time(640.0)
+    domain.restart(domain.address(1))
+    assert prefix in domain.gw[1].resting()
+
+
+def test_a_crash_between_journal_and_answer_keeps_the_lease() -> None:
+    domain = Domain()
+    domain.lose = lambda sender, send: True
+    domain.host_at(1, MAC)
+    lease = next(iter(domain.gw[1].sessions.values())).prefix
+    domain.lose = lambda sender, send: False
+    domain.restart(domain.address(1))
+    domain.host_at(1, MAC)
+    (session,) = domain.gw[1].sessions.values()
+    assert session.prefix == lease and session.phase is Phase.SERVING
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["host", "crash", "lose-journal-of-cmd", "time"]),
+            st.integers(1, 3),
+            st.integers(0, 3),
+        ),
+        max_size=40,
+    )
+)
+def test_whatever_crashes_no_prefix_ever_has_two_hosts(steps: list[tuple[str, int, int]]) -> None:
+    domain = Domain()
+    holder: dict[str, bytes] = {}
+    for kind, number, which in steps:
+        if kind == "host":
+            domain.host_at(number, bytes([2, 0, 0, 0, 0, which]))
+        elif kind == "crash":
+            domain.restart(domain.address(number))
+        elif kind == "lose-journal-of-cmd":
+            domain.journal[CENTRAL].clear()
+            domain.restart(CENTRAL)
+        else:
+            domain.pass_time(which)
+        for _, order in domain.shown:
+            for advertised in order.prefixes:
+                if advertised.valid_s:
+                    assert holder.setdefault(str(advertised.prefix), order.mac) == order.mac
