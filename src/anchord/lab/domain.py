@@ -198,6 +198,8 @@ class Domain:
             known = {link.index: link for link in links.all()}
         port = next(link for link in known.values() if link.name == self.port(host))
         bridges = {link.bridge: link.gateway for link in self.topology.links()}
+        if port.master not in known:
+            raise LabError(f"{host} is at no access link: was its port taken off by hand?")
         return bridges[known[port.master].name]
 
     # What can be done

@@ -27,14 +27,16 @@ def move(namespace: str, host: str, mac: bytes, target: AccessLink, silent: bool
     with Links(namespace) as links, _sender(namespace) as sender:
         known = {link.name: link for link in links.all()}
         port, bridge = _named(known, host_port(host)), _named(known, target.bridge)
-        if flap_ms is not None:
+        if flap_ms is None:
+            _enslave(links, port, bridge)
+        else:
             links.set_up(port, False)
-            time.sleep(flap_ms / 2000)
-        if port.master != bridge.index:
-            links.set_master(port, bridge)
-        if flap_ms is not None:
-            time.sleep(flap_ms / 2000)
-            links.set_up(port, True)
+            try:
+                time.sleep(flap_ms / 2000)
+                _enslave(links, port, bridge)
+                time.sleep(flap_ms / 2000)
+            finally:
+                links.set_up(port, True)
         moved_ns = time.time_ns()
         if not silent:
             frame = layer2_update_frame(mac)
@@ -44,6 +46,11 @@ def move(namespace: str, host: str, mac: bytes, target: AccessLink, silent: bool
                     sender.sendto(frame, (other.name, 0))
             links.learn(port, mac)
         return moved_ns
+
+
+def _enslave(links: Links, port: Link, bridge: Link) -> None:
+    if port.master != bridge.index:
+        links.set_master(port, bridge)
 
 
 def _sender(namespace: str) -> socket.socket:

@@ -99,9 +99,9 @@ def move(
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @_name_option
 def exec(node: str, command: tuple[str, ...], name: str) -> None:
-    """Run COMMAND in the namespace of NODE: anchord lab exec mn1 -- ping -c1 2001:db8:c1::1
+    """Run COMMAND in the namespace of NODE, and exit with its exit code.
 
-    Exits with the command's exit code.
+    For example: anchord lab exec mn1 -- ping -c1 2001:db8:c1::1
     """
     from anchord.lab.domain import Domain
 
