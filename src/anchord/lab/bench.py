@@ -18,6 +18,8 @@ import json
 import math
 import os
 import statistics
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -227,7 +229,7 @@ class Bench:
         through = self._addresses[host][0]
         plain = self._current_address(host)
         self._detour(plain, "gw4", "gw1")
-        server = self._domain.popen(host, ["iperf3", "-s", "-p", str(streams.PORT)], stdout=-3)
+        server = self._iperf3_server(host)
         ratios, rates = [], []
         try:
             for pair in range(1, PAIRS + 1):
@@ -246,6 +248,18 @@ class Bench:
             row("tunnel.throughput_ratio", "ratio", ratios),
             row("gateway.frames_to_userspace", "1/s", rates),
         ]
+
+    def _iperf3_server(self, host: str) -> subprocess.Popen[str]:
+        argv = ["iperf3", "-s", "-p", str(streams.PORT), "--forceflush"]
+        server = self._domain.popen(host, argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert server.stdout is not None
+        said = ""
+        for line in server.stdout:
+            said += line
+            if "listening" in line:
+                threading.Thread(target=server.stdout.read, daemon=True).start()  # or it would block on a full pipe
+                return server
+        raise BenchError(f"iperf3 -s ended: {said.strip()}")
 
     def _current_address(self, host: str) -> IPv6Address:
         for address in self._domain.host_addresses(host):

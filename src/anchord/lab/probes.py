@@ -70,6 +70,7 @@ class Flow:
     received: int = 0
     refused: int = 0
     last_received_ns: int = 0
+    ended_ns: int = 0  # a probe sent before this does not begin the flow again
 
 
 @dataclass(slots=True)
@@ -117,6 +118,7 @@ class Prober:
                 for own in [address] if address else [*listener.flows]:
                     if own in listener.flows:
                         listener.flows[own].sends = False
+                        listener.flows[own].ended_ns = time.time_ns()
         for flow in gone:
             flow.socket.close()
 
@@ -190,9 +192,12 @@ def _receive_any(listener: _Listener) -> None:
         except OSError:
             return
         flow = listener.flows.get(peer[0])
-        if flow is None:
-            if parse(payload) is None:
+        if flow is None or not flow.sends:
+            probe = parse(payload)
+            if probe is None:
                 continue
-            flow = listener.flows[peer[0]] = Flow(listener.socket, (peer[0], peer[1]), Way.DOWN)
+            if flow is None:
+                flow = listener.flows[peer[0]] = Flow(listener.socket, (peer[0], peer[1]), Way.DOWN)
+            flow.sends = probe.sent_ns > flow.ended_ns
         flow.received += 1
         flow.last_received_ns = time.time_ns()

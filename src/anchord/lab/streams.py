@@ -125,7 +125,8 @@ class Stream:
         for task in (self._verifier, self._streamer):
             if task is not None:
                 task.cancel()
-        self._socket.close()
+        # Not before the event loop has taken note of the cancellations: it still watches the descriptor.
+        asyncio.get_running_loop().call_soon(self._socket.close)
 
     def abort(self, why: str) -> None:
         """Give the connection up: nobody waits for it any longer."""
