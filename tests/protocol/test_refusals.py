@@ -9,10 +9,10 @@ import pytest
 from domain import CENTRAL, START_WALL_S, Domain
 from test_roaming import MAC, OTHER, acks, roles, updates
 
-from anchord.declared import Role
+from anchord.declared import LogicalRouter, Role
 from anchord.protocol.central import Central
 from anchord.protocol.exchange import ticks_of
-from anchord.protocol.inputs import MessageMalformed, MessageReceived
+from anchord.protocol.inputs import MessageDropped, MessageReceived
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import CentralSettings
 from anchord.wire.messages import (
@@ -220,7 +220,7 @@ def test_row_137_without_the_acknowledge_or_proxy_flag_nothing_is_said() -> None
 
 def test_malformed_messages_are_counted_by_cause() -> None:
     domain = Domain()
-    domain.feed(CENTRAL, MessageMalformed(domain.address(1), "truncated"))
+    domain.feed(CENTRAL, MessageDropped(domain.address(1), "malformed.truncated"))
     assert domain.central.counters.of(domain.address(1)).dropped == {"malformed.truncated": 1}
 
 
@@ -363,3 +363,15 @@ def test_an_anchor_outside_its_own_pool_is_not_believed() -> None:
     domain.settle()
     assert roles(domain, 2) == {"2001:db8:a2": (Role.ANCHORED, None)}
     assert domain.gw[2].counters.of(CENTRAL).dropped["foreign-anchor"] == 2
+
+
+def test_an_anchors_face_that_no_host_would_take_is_derived_instead() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    (binding,) = domain.central.bindings.values()
+    bad = LogicalRouter(bytes.fromhex("030000000001"), IPv6Address("2001:db8::1"))
+    binding.serving = replace(binding.serving, router=bad, local_networks=(IPv6Network("fd00::/48"),) * 3)
+    domain.host_at(2, MAC)
+    old = domain.shown[-1][1]
+    assert old.router.address.is_link_local and not old.router.mac[0] & 1
+    assert old.routes == (IPv6Network("fd00::/48"),)

@@ -28,7 +28,7 @@ def run(config: NodeConfig) -> int:
 
 async def _run(config: NodeConfig) -> int:
     store = SqliteStore(config.state / f"{config.node}.db")
-    transport = Transport(config.address)
+    transport = Transport(config.address, config.domain.peers)
     central = Central(central_settings(config))
     ready = False
 

@@ -7,10 +7,10 @@ everything else about a message is checked by the wire layer and the protocol.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from ipaddress import IPv6Address
 
-from anchord.protocol.inputs import MessageMalformed, MessageReceived
+from anchord.protocol.inputs import MessageDropped, MessageReceived
 from anchord.wire.errors import WireError
 from anchord.wire.header import decode, encode
 from anchord.wire.messages import Message
@@ -28,8 +28,9 @@ class TransportError(Exception):
 class Transport:
     """This node's Mobility Header socket, bound to its own address: nothing sent to another, or to a group, arrives."""
 
-    def __init__(self, address: IPv6Address) -> None:
-        """Raises TransportError."""
+    def __init__(self, address: IPv6Address, peers: Collection[IPv6Address]) -> None:
+        """``peers``: whose messages are read at all. Raises TransportError."""
+        self._peers = frozenset(peers)
         self.send_failures = 0
         try:
             self._socket = socket.socket(socket.AF_INET6, socket.SOCK_RAW, MOBILITY_HEADER)
@@ -59,7 +60,7 @@ class Transport:
         except OSError:
             self.send_failures += 1
 
-    def drain(self) -> Iterator[MessageReceived | MessageMalformed]:
+    def drain(self) -> Iterator[MessageReceived | MessageDropped]:
         """What has come in; at most DRAIN messages."""
         for _ in range(DRAIN):
             try:
@@ -67,7 +68,11 @@ class Transport:
             except OSError:
                 return
             source = IPv6Address(sender[0].partition("%")[0])
+            if source not in self._peers:
+                # RFC 5213 section 5.3.1 (1): who is nobody to us is not even decoded.
+                yield MessageDropped(source, "unconfigured-peer")
+                continue
             try:
                 yield MessageReceived(source, decode(data))
             except WireError as error:
-                yield MessageMalformed(source, error.cause)
+                yield MessageDropped(source, f"malformed.{error.cause}")

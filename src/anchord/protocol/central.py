@@ -21,7 +21,7 @@ from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import Exchange, Exchanges, judge_timestamp, sequence_is_newer, ticks_of
 from anchord.protocol.groups import Anchor, read_groups, split_groups, write_group
 from anchord.protocol.identity import derive_router, mn_id_text, session_key
-from anchord.protocol.inputs import Input, MessageMalformed, MessageReceived
+from anchord.protocol.inputs import Input, MessageDropped, MessageReceived
 from anchord.protocol.outputs import Output, Persist, Report, Send
 from anchord.protocol.serving import PBU_FLAGS
 from anchord.protocol.settings import CentralSettings, GatewayInfo
@@ -99,9 +99,9 @@ class Central:
         """One input."""
         if isinstance(event, MessageReceived):
             self._message(event, now)
-        elif isinstance(event, MessageMalformed):
+        elif isinstance(event, MessageDropped):
             self.counters.heard(event.source, now)
-            self.counters.of(event.source).drop(f"malformed.{event.cause}")
+            self.counters.of(event.source).drop(event.cause)
         return self._take_outputs()
 
     def next_timer_s(self) -> float | None:

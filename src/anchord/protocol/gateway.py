@@ -21,7 +21,7 @@ from anchord.protocol.inputs import (
     HostSeen,
     Input,
     Installed,
-    MessageMalformed,
+    MessageDropped,
     MessageReceived,
     SegmentClear,
     SegmentConflict,
@@ -119,9 +119,9 @@ class Gateway:
             self._message(event, now)
         elif isinstance(event, Installed):
             self._installed(event, now)
-        elif isinstance(event, MessageMalformed):
+        elif isinstance(event, MessageDropped):
             self.counters.heard(event.source, now)
-            self.counters.of(event.source).drop(f"malformed.{event.cause}")
+            self.counters.of(event.source).drop(event.cause)
         elif isinstance(event, SegmentConflict):
             if self._core.conflicts.get(event.interface) != event.other:
                 self._core.conflicts[event.interface] = event.other

@@ -25,6 +25,8 @@ from anchord.wire.options import (
 
 # Decision 33: a message stays below the IPv6 minimum MTU of 1280 with its IPv6 header.
 MESSAGE_BYTES = 1240
+# RFC 4191 section 4: no more than 17 route information options in an advertisement.
+LOCAL_NETWORKS = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,15 @@ class _Draft:
 
     def anchor(self) -> Anchor:
         router = None
-        if self.addresses and self.macs and len(self.macs[0]) == 6:
+        if self.addresses and self.macs and _can_be_shown(self.addresses[0], self.macs[0]):
             router = LogicalRouter(self.macs[0], self.addresses[0])
-        return Anchor(self.maar, tuple(self.prefixes), router, tuple(self.local_networks))
+        networks = tuple(dict.fromkeys(self.local_networks))[:LOCAL_NETWORKS]
+        return Anchor(self.maar, tuple(self.prefixes), router, networks)
+
+
+def _can_be_shown(address: IPv6Address, mac: bytes) -> bool:
+    """Whether a host would take a router with these addresses (RFC 4861 section 6.1.2), whoever told us of it."""
+    return address.is_link_local and len(mac) == 6 and any(mac) and not mac[0] & 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ class MessageReceived:
 
 
 @dataclass(frozen=True, slots=True)
-class MessageMalformed:
-    """Bytes came in that are no message; ``cause`` is the token of the wire layer's error."""
+class MessageDropped:
+    """Bytes came in that were not looked at further: not from a peer, or no message. ``cause`` is counted."""
 
     source: IPv6Address
     cause: str
@@ -63,4 +63,4 @@ class Installed:
     error: str | None = None
 
 
-Input = MessageReceived | MessageMalformed | HostSeen | SegmentConflict | SegmentClear | Installed
+Input = MessageReceived | MessageDropped | HostSeen | SegmentConflict | SegmentClear | Installed
