@@ -15,6 +15,11 @@ settings.load_profile("anchord")
 AS_ROOT = os.geteuid() == 0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One flag writes all golden files anew."""
+    parser.addoption("--rewrite-golden", action="store_true", help="write golden files anew instead of comparing")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test that skips itself fails; one that is expected to fail (xfail) is none of these."""

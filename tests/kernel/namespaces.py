@@ -10,8 +10,10 @@ import ctypes
 import itertools
 import json
 import os
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -136,7 +138,7 @@ class Domain:
     def host(self, label: str, bridge: str) -> Namespace:
         """A host with eth0 on a bridge."""
         host = self.namespace(label)
-        host.run("sysctl -qw net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_ra=0")
+        host.run("sysctl -qw net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.default.accept_dad=0")
         veth(host, "eth0", self.switch, f"p-{label}")
         self.move(label, bridge)
         return host
@@ -148,3 +150,76 @@ class Domain:
     def close(self) -> None:
         """Remove everything."""
         self._stack.close()
+
+
+class Capture:
+    """Frames that pass an interface, from the moment it is made."""
+
+    def __init__(self, namespace: Namespace, interface: str) -> None:
+        with namespace.entered():
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self._socket.bind((interface, 3))
+        self._socket.setblocking(False)
+
+    def frames(self) -> list[bytes]:
+        """Frames since the last call."""
+        found: list[bytes] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(self._socket.recv(1 << 16))
+        return found
+
+    def tunnelled(self) -> list[bytes]:
+        """Of the frames since the last call, those with IPv6 directly in IPv6."""
+        return [frame for frame in self.frames() if frame[12:14] == b"\x86\xdd" and frame[20] == 41]
+
+    def close(self) -> None:
+        """Stop."""
+        self._socket.close()
+
+
+def udp(namespace: Namespace, address: str, port: int = 0) -> socket.socket:
+    """A UDP socket inside, bound."""
+    with namespace.entered():
+        made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    made.bind((address, port))
+    return made
+
+
+class Flow:
+    """A numbered UDP flow between two bound sockets, one packet each millisecond, from ``start`` to ``stop``."""
+
+    def __init__(self, sender: socket.socket, receiver: socket.socket) -> None:
+        self._sender, self._receiver = sender, receiver
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self._to = receiver.getsockname()[:2]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self.sent = 0
+
+    def _send(self) -> None:
+        next_at = time.monotonic()
+        while not self._ended.is_set():
+            self._sender.sendto(self.sent.to_bytes(4, "big"), self._to)
+            self.sent += 1
+            next_at += 0.001
+            self._ended.wait(max(next_at - time.monotonic(), 0))
+
+    def start(self) -> Flow:
+        """Begin; returns when the first packet has arrived."""
+        self._thread.start()
+        self._receiver.settimeout(5)
+        self._first = self._receiver.recv(64)
+        return self
+
+    def stop(self) -> list[int]:
+        """End; numbers of the packets that did not arrive."""
+        self._ended.set()
+        self._thread.join()
+        last = self.sent.to_bytes(4, "big")
+        self._sender.sendto(last, self._to)
+        arrived = {int.from_bytes(self._first, "big")}
+        while (got := self._receiver.recv(64)) != last:
+            arrived.add(int.from_bytes(got, "big"))
+        return sorted(set(range(self.sent)) - arrived)
