@@ -30,7 +30,7 @@ def gateway_info(number: int) -> GatewayInfo:
 
 def domain_settings(gateways: int = 3, **changes: object) -> DomainSettings:
     infos = [gateway_info(number) for number in range(1, gateways + 1)]
-    settings = DomainSettings(b"s" * 32, CENTRAL, {info.address: info for info in infos})
+    settings = DomainSettings(b"s" * 32, CENTRAL, {info.address: info for info in infos}, digest=b"d" * 8)
     return replace(settings, **changes)  # type: ignore[arg-type]
 
 

@@ -375,3 +375,23 @@ def test_an_anchors_face_that_no_host_would_take_is_derived_instead() -> None:
     old = domain.shown[-1][1]
     assert old.router.address.is_link_local and not old.router.mac[0] & 1
     assert old.routes == (IPv6Network("fd00::/48"),)
+
+
+def test_nodes_with_different_domain_files_tell_their_operators_once() -> None:
+    domain = Domain()
+    other = replace(domain.settings, digest=b"other---")
+    domain.central = Central(CentralSettings(other))
+    domain.nodes[CENTRAL] = domain.central
+    domain.host_at(1, MAC)
+    domain.host_at(1, OTHER)
+    told = [(who, report.fields["peer"]) for who, report in domain.reports if report.event == "domain-differs"]
+    assert told == [(CENTRAL, str(domain.address(1))), (domain.address(1), str(CENTRAL))]
+    assert domain.shown, "it is an alarm, not a refusal"
+
+
+def test_nodes_with_the_same_domain_file_know_it() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    assert domain.gw[1].counters.of(CENTRAL).same_domain is True
+    assert domain.central.counters.of(domain.address(1)).same_domain is True
+    assert domain.central.counters.of(domain.address(2)).same_domain is None

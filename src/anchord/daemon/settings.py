@@ -54,6 +54,7 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
             max_update_rate=limits.max_update_rate_per_s,
             updates_per_s=limits.updates_per_s,
         ),
+        digest=bytes.fromhex(config.digest),
         mobility=config.mobility,
         serve_unregistered=config.serve_unregistered,
         timestamps=pmip.timestamp_based_approach_in_use,

@@ -108,6 +108,7 @@ def _peer_row(peer: str, name: str | None, kept: PeerCounters) -> Row:
         "messages_in": kept.messages_in,
         "messages_out": kept.messages_out,
         "repeated": kept.repeated,
+        "same_domain": kept.same_domain,
         "dropped": dict(kept.dropped),
         "refused": dict(kept.refused),
         "last_heard_s": kept.last_heard_wall_s,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
+from anchord.protocol.agreement import agreement_option, agrees
 from anchord.protocol.anchoring import PBA_FLAGS, echo_options, refusal
 from anchord.protocol.binding import Binding
 from anchord.protocol.counters import Counters
@@ -51,7 +52,7 @@ from anchord.wire.options import (
 )
 
 # What a PBA takes besides its groups: header, echoed options, some Home Network Prefixes (decision 33).
-FIXED_BYTES = 160
+FIXED_BYTES = 180
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,9 +317,14 @@ class Central:
     def _answer(self, request: _Request, binding: Binding) -> None:
         """RFC 5213 section 5.3.6 and RFC 8885 section 3.4: one group of options for each anchor."""
         echoed = echo_options(request.update)
+        same = agrees(request.update.options, self._domain.digest)
+        if self.counters.agreement(request.gateway.address, same):
+            self._emit(Report("domain-differs", "error", {"peer": str(request.gateway.address)}))
         lifetime_s = min(request.update.lifetime_s, self._domain.lifetimes.binding_s)
         for part in split_groups(binding.anchors, FIXED_BYTES):
             options: list[Option] = [*echoed]
+            if same is not None:
+                options += agreement_option(self._domain.digest)
             for anchor in part:
                 options += write_group(anchor)
             acknowledgement = BindingAcknowledgement(

@@ -27,6 +27,7 @@ class PeerCounters:
     refused: dict[str, int] = field(default_factory=dict)  # by status name
     repeated: int = 0
     last_heard_wall_s: float | None = None
+    same_domain: bool | None = None  # None: it has not said
 
     def drop(self, cause: str) -> None:
         """Count one message that changed nothing."""
@@ -55,6 +56,14 @@ class Counters:
         counters = self.of(peer)
         counters.messages_in += 1
         counters.last_heard_wall_s = now.wall_s
+
+    def agreement(self, peer: IPv6Address, same: bool | None) -> bool:
+        """Note what ``peer`` said of its domain file; whether that is news, and bad."""
+        counters = self.of(peer)
+        if same is None or same == counters.same_domain:
+            return False
+        counters.same_domain = same
+        return not same
 
     def count(self, cause: str) -> None:
         """Count something that no peer caused: frames, attaches, limits."""

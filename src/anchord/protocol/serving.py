@@ -11,6 +11,7 @@ from dataclasses import replace
 from ipaddress import IPv6Network
 
 from anchord.declared import LogicalRouter
+from anchord.protocol.agreement import agreement_option, agrees
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.counters import status_name
 from anchord.protocol.exchange import Exchange, ticks_of
@@ -189,6 +190,8 @@ class ServingRole:
         if handoff is Handoff.UNCHANGED:
             # Decision 26: from these a CMD that lost its store can rebuild the list of anchors.
             options += [AnchoredPrefix(prefix) for anchor in session.anchors for prefix in anchor.prefixes]
+        else:
+            options += agreement_option(domain.digest)
         if not domain.strict_8885:
             options += face_options(session.router, core.settings.me.local_networks)
         message = BindingUpdate(0, lifetime_s, PBU_FLAGS, tuple(options))
@@ -230,6 +233,8 @@ class ServingRole:
             core.report("central-is-legacy", "error", mn=mn_id_text(session.mn_id))
             return
         core.exchanges.cancel(domain.central, session.key)
+        if core.counters.agreement(domain.central, agrees(ack.options, domain.digest)):
+            core.report("domain-differs", "error", peer=str(domain.central))
         if ack.status >= 128:
             self._refused(session, exchange, ack, now)
         elif exchange.message.lifetime_s:

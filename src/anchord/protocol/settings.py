@@ -80,6 +80,7 @@ class DomainSettings:
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
+    digest: bytes = b""  # of the domain file, to find out that nodes disagree; empty: not compared
     mobility: bool = True  # False: plain routers, each advertising its own prefixes only
     serve_unregistered: bool = True
     strict_8885: bool = False  # True: options 69, 70, 66 in PBAs only (decision 2)
