@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from anchord.lab import streams
-from anchord.lab.analysis import Analysis, Handover, analyse
+from anchord.lab.analysis import UNDER_WAY_NS, Analysis, Handover, analyse
 from anchord.lab.capture import Capture, PointResult
 from anchord.lab.domain import Domain
 from anchord.lab.readiness import show
@@ -173,6 +173,7 @@ class Bench:
         capture = Capture(self._captures, points, blocks=16)
         try:
             self._series("gw2")
+            time.sleep(2 * UNDER_WAY_NS / 1e9)  # the last host moves on without traffic
             for host in self._hosts:
                 self._domain.move(host, "gw3")
                 self._domain.wait_served(host, "gw3", _ATTACH_TIMEOUT_S)

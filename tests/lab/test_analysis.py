@@ -1,0 +1,154 @@
+"""What is read out of captures, on captures whose content is known exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import captured
+import pytest
+from captured import GW1, GW2, ROUTER1_MAC, ROUTER2_MAC, Captures
+
+from anchord.lab import bench
+from anchord.lab.analysis import Analysis, analyse
+from anchord.lab.probes import Way
+from anchord.lab.sightings import CaptureFileError
+
+
+def analysed(seen: Captures, tmp_path: Path) -> Analysis:
+    return analyse(seen.write(tmp_path / "captures"))
+
+
+def test_every_number_of_a_handover(tmp_path: Path) -> None:
+    (handover,) = analysed(captured.handover(), tmp_path).handovers
+    assert (handover.host, handover.origin, handover.target) == ("mn1", "gw1", "gw2")
+    assert handover.old_flows == 1
+    assert handover.t0_ns == captured.START_NS + 1_000_500_000
+    assert handover.pbu_ms == pytest.approx(0.5)
+    assert handover.pba_ms == pytest.approx(0.75)
+    assert handover.ra_new_ms == pytest.approx(1.25)
+    assert handover.ra_old_ms == pytest.approx(1.5)
+    assert handover.old_flow_down_ms == pytest.approx(1004.22 - 1000.5)
+    assert handover.old_flow_up_ms == pytest.approx(1003.03 - 1000.5)
+    assert handover.anchor_ms == {"gw1": pytest.approx(0.75)}
+    assert (handover.lost_up, handover.lost_down) == (3, 4)
+
+
+def test_a_tunnel_as_it_should_be_and_routers_that_stay(tmp_path: Path) -> None:
+    analysis = analysed(captured.handover(), tmp_path)
+    assert analysis.tunnel_packets == 2 * (997 + 996)  # each is seen on both gateways' links
+    assert analysis.tunnel_faults == []
+    assert {str(prefix): mac for prefix, (_, mac) in analysis.routers.items()} == {
+        str(captured.PREFIX1): ROUTER1_MAC.hex(":"),
+        str(captured.PREFIX2): ROUTER2_MAC.hex(":"),
+    }
+    assert analysis.router_faults == []
+
+
+def test_a_silent_move_is_timed_from_the_first_data_packet(tmp_path: Path) -> None:
+    seen = captured.handover()
+    seen.points["access-gw2"] = [entry for entry in seen.points["access-gw2"] if entry[0] != 1000.5]
+    (handover,) = analysed(seen, tmp_path).handovers
+    assert handover.t0_ns == captured.START_NS + 1_001_000_000
+
+
+def test_a_frame_still_on_its_way_is_no_move_back(tmp_path: Path) -> None:
+    seen = captured.handover()
+    late = captured.frame(captured.HOST_MAC, ROUTER1_MAC, captured.probe_packet(Way.UP, 1000))
+    seen.at(1000.6, late, "access-gw1")
+    assert [h.target for h in analysed(seen, tmp_path).handovers] == ["gw2"]
+
+
+def test_what_never_came_is_none(tmp_path: Path) -> None:
+    seen = captured.handover()
+    for point, frames in seen.points.items():
+        if point != "access-gw2":
+            seen.points[point] = [entry for entry in frames if entry[0] < 1000.5]
+    seen.points["access-gw2"] = [entry for entry in seen.points["access-gw2"] if entry[0] == 1000.5]
+    (handover,) = analysed(seen, tmp_path).handovers
+    numbers = (handover.pbu_ms, handover.pba_ms, handover.ra_new_ms, handover.ra_old_ms)
+    assert numbers == (None, None, None, None)
+    assert handover.old_flow_down_ms is None and handover.old_flow_up_ms is None
+
+
+@pytest.mark.parametrize(
+    ("entrance", "exit_", "kind", "told"),
+    [
+        (GW1, GW2, 43, "a routing header"),
+        (GW2, GW2, captured.IN_IPV6, "between gw2"),
+    ],
+)
+def test_a_tunnel_that_must_not_be(tmp_path: Path, entrance: object, exit_: object, kind: int, told: str) -> None:
+    seen = captured.handover()
+    inner = captured.probe_packet(Way.DOWN, 1500)
+    seen.at(1500.5, captured.tunnelled(entrance, exit_, inner, kind), "core-gw2")  # type: ignore[arg-type]
+    faults = analysed(seen, tmp_path).tunnel_faults
+    assert len(faults) == 1 and told in faults[0]
+
+
+def test_a_tunnel_in_a_tunnel(tmp_path: Path) -> None:
+    seen = captured.handover()
+    inner = captured.packet(GW1, GW2, captured.IN_IPV6, captured.probe_packet(Way.DOWN, 1500))
+    seen.at(1500.5, captured.tunnelled(GW1, GW2, inner), "core-gw2")
+    assert analysed(seen, tmp_path).tunnel_faults == ["1 packets with a tunnel in a tunnel on the link of gw2"]
+
+
+def test_a_tunnel_that_outlives_its_handover(tmp_path: Path) -> None:
+    """Packets to the anchor's other end are in order while the anchor is being told, and a fault later."""
+    seen = captured.handover()
+    for time_ms in (50.0, 60.0):
+        inner = captured.probe_packet(Way.DOWN, 5)
+        seen.at(time_ms, captured.tunnelled(GW1, GW2, inner), "core-gw1")
+    (fault,) = analysed(seen, tmp_path).tunnel_faults
+    assert "2 packets" in fault and "when the host was at gw1" in fault
+
+
+def test_an_old_prefix_that_leaks_out_of_its_tunnel(tmp_path: Path) -> None:
+    seen = captured.handover()
+    leaked = captured.frame(captured.CORE_MAC, captured.CORE_MAC, captured.probe_packet(Way.UP, 1500))
+    seen.at(1500.5, leaked, "core-gw2")
+    assert any("outside tunnels" in fault for fault in analysed(seen, tmp_path).tunnel_faults)
+
+
+def test_a_router_that_changes_its_face(tmp_path: Path) -> None:
+    seen = captured.handover()
+    seen.at(1500.0, captured.advertisement(ROUTER2_MAC, captured.PREFIX1, 0), "access-gw2")
+    (fault,) = analysed(seen, tmp_path).router_faults
+    assert str(captured.PREFIX1) in fault and "2 routers" in fault
+
+
+def test_no_captures_and_damaged_ones_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(CaptureFileError, match="no captures"):
+        analyse(tmp_path)
+    directory = captured.handover().write(tmp_path / "captures")
+    whole = (directory / "core-gw1.pcap").read_bytes()
+    (directory / "core-gw1.pcap").write_bytes(whole[:-10])
+    with pytest.raises(CaptureFileError, match=r"core-gw1\.pcap"):
+        analyse(directory)
+
+
+def test_the_rows_of_the_benchmark(tmp_path: Path) -> None:
+    rows = {row.name: row for row in bench.from_captures(captured.handover().write(tmp_path / "captures"))}
+    assert list(rows) == [
+        "handover.old_flow_down",
+        "handover.old_flow_up",
+        "handover.ra_new",
+        "handover.ra_old",
+        "anchor.pbu_to_pba",
+        "handover.lost_down",
+        "handover.lost_up",
+    ]
+    assert rows["handover.old_flow_down"] == bench.Row("handover.old_flow_down", "ms", 1, 3.72, 3.72, 3.72)
+    assert rows["handover.lost_down"].max == 4
+
+
+def test_a_benchmark_with_a_handover_too_few_is_none(tmp_path: Path) -> None:
+    analysis = analysed(captured.handover(), tmp_path)
+    with pytest.raises(bench.BenchError, match="1 handovers with 1 old flows in the captures, expected 50"):
+        bench.handover_rows(analysis, 50)
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    row = bench.row("x", "ms", [float(value) for value in range(1, 51)])
+    assert (row.n, row.p50, row.p95, row.max) == (50, 25.5, 48.0, 50.0)
+    with pytest.raises(bench.BenchError, match="nothing was measured"):
+        bench.row("x", "ms", [])
