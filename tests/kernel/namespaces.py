@@ -28,6 +28,8 @@ class Namespace:
     def __init__(self, label: str) -> None:
         self.name = f"anct-{os.getpid()}-{next(_numbers)}-{label}"
         subprocess.run(["ip", "netns", "add", self.name], check=True)
+        # Link-local addresses usable at once: nothing is lost in the first second of a network.
+        self.run("sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.accept_ra=0")
         self.run("ip link set lo up")
 
     def run(self, command: str, check: bool = True) -> str:
@@ -45,7 +47,7 @@ class Namespace:
 
     def json(self, command: str) -> Any:
         """Run ``ip -j ...`` inside and read what it says."""
-        return json.loads(self.run(f"ip -j {command}") or "[]")
+        return [each for each in json.loads(self.run(f"ip -j {command}") or "[]") if each]
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -138,7 +140,6 @@ class Domain:
     def host(self, label: str, bridge: str) -> Namespace:
         """A host with eth0 on a bridge."""
         host = self.namespace(label)
-        host.run("sysctl -qw net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.default.accept_dad=0")
         veth(host, "eth0", self.switch, f"p-{label}")
         self.move(label, bridge)
         return host

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address, IPv6Network
 
 from anchord.kernel import objects as o
@@ -121,8 +121,10 @@ def rules(sock: NetlinkSocket) -> Iterator[Rule]:
     """Our rules, and the kernel's own rule for the local table while it stands. Raises NetlinkError."""
     for _, payload in sock.dump(o.RTM_GETRULE, struct.pack("=8BI", 10, *[0] * 8), "list rules"):
         rule = _rule(payload)
-        if rule.owner == o.PROTOCOL or rule == LOCAL_FIRST:
+        if rule.owner == o.PROTOCOL:
             yield rule
+        elif replace(rule, owner=LOCAL_FIRST.owner) == LOCAL_FIRST:
+            yield LOCAL_FIRST
 
 
 def _interface(payload: bytes) -> Interface:

@@ -219,6 +219,7 @@ class Forwarding:
                 self._declare(engine, self._waiting(work))
             case _Sweep(done):
                 forgotten = engine.forget_inherited()
+                self._tidy(engine)
                 log.info("swept objects=%d", forgotten)
                 _answer(done, None)
             case _Audit(done):
@@ -300,6 +301,7 @@ class Forwarding:
         try:
             self._tunnel_mtu = host.tunnel_mtu(self.settings, dump.interfaces(engine.socket))
             errors = engine.audit(self._tunnel_mtu, urgent)
+            self._tidy(engine)
         except dump.InterruptedReadError:
             return None
         except (NetlinkError, KernelError) as error:

@@ -308,16 +308,20 @@ class Rule:
 
     def put(self, _indexes: Mapping[str, int]) -> list[Request]:
         """Add it."""
-        return [Request(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, self._body(), self)]
+        body = self._body() + attribute(FRA_PROTOCOL, bytes([self.owner]))
+        return [Request(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body, self)]
 
     def remove(self, _indexes: Mapping[str, int]) -> list[Request]:
-        """Take it away."""
-        return [Request(RTM_DELRULE, 0, self._body(), f"remove {self}")]
+        """Take it away: only one of ours, or, of the kernel's rules, whoever put it back."""
+        body = self._body()
+        if self.owner == PROTOCOL:
+            body += attribute(FRA_PROTOCOL, bytes([self.owner]))
+        return [Request(RTM_DELRULE, 0, body, f"remove {self}")]
 
     def _body(self) -> bytes:
         action = FR_ACT_TO_TBL if self.table is not None else FR_ACT_GOTO if self.goto is not None else FR_ACT_BLACKHOLE
         body = _RULE.pack(_INET6, 128 if self.destination else 0, 0, 0, 0, 0, 0, action, 0)
-        body += attribute_u32(FRA_PRIORITY, self.priority) + attribute(FRA_PROTOCOL, bytes([self.owner]))
+        body += attribute_u32(FRA_PRIORITY, self.priority)
         if self.table is not None:
             body += attribute_u32(FRA_TABLE, self.table)
         if self.goto is not None:
