@@ -202,17 +202,21 @@ def _prefers_the_new_prefix(topology: Topology, report: TourReport) -> Check:
 
 
 def _early_takes_an_old_address(topology: Topology, report: TourReport) -> Check:
-    """Only on the way to gateways never visited: back at the first one its address is out of DAD already."""
-    wrong, old = [], 0
-    for session in report.sessions:
-        if session.name != "early" or session.opened_at not in (1, 2) or session.source is None:
+    """Only where the host has not been: back at an earlier gateway its address is out of DAD already."""
+    wrong, old, expected = [], 0, 0
+    for number, stop in enumerate(report.stops):
+        if stop.gateway in [earlier.gateway for earlier in report.stops[:number]] or number == 0:
             continue
-        pools = topology.gateways[report.stops[session.opened_at].gateway].pools
-        if any(session.source in pool for pool in pools):
-            wrong.append(f"stop {session.opened_at} took {session.source}")
-        else:
-            old += 1
-    return Check("connections opened before DAD has ended take an old address", not wrong and old == 2, f"{old} of 2")
+        expected += 1
+        pools = topology.gateways[stop.gateway].pools
+        for session in report.sessions:
+            if session.name == "early" and session.opened_at == number and session.source is not None:
+                new = any(session.source in pool for pool in pools)
+                old += not new
+                wrong += [f"at {stop.gateway} it took {session.source}"] if new else []
+    holds = not wrong and old == expected > 0
+    seen = "; ".join([f"{old} of {expected}", *wrong])
+    return Check("connections opened before DAD has ended take an old address", holds, seen)
 
 
 def _late_runs_plainly(report: TourReport) -> Check:
