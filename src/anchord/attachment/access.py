@@ -6,11 +6,11 @@ attachment has to come from something that authenticates hosts.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from pathlib import Path
 
 from anchord.attachment import filter as frames
 from anchord.attachment.segment import ETHERTYPE, hello, read_hello
@@ -56,13 +56,14 @@ class AccessInterface:
         self._secret = secret
         self._label = f"{node}/{name}"
         self._known: set[bytes] = set()
+        self._room = frames.MOST_HOSTS  # less where the kernel's limit (net.core.optmem_max) is low
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setblocking(False)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         self._apply()
         self._socket.bind((name, _ETH_P_ALL))
-        self.mac = bytes.fromhex(Path(f"/sys/class/net/{name}/address").read_text().replace(":", ""))
+        self.mac: bytes = self._socket.getsockname()[4]
 
     def fileno(self) -> int:
         """For the event loop."""
@@ -129,6 +130,24 @@ class AccessInterface:
         return Notice(self.name, mac, address, solicited, is_layer2_update(frame))
 
     def _apply(self) -> None:
+        """Filter as many known hosts as the kernel lets us; the data of the others is only a waste of time."""
         known = sorted(self._known)
-        self.filter_full = max(len(known) - frames.MOST_HOSTS, 0)
-        frames.attach(self._socket, frames.program(known[: frames.MOST_HOSTS]))
+        room = min(len(known), self._room)
+        while not self._filter(known[:room]):
+            self._room = room = room * 7 // 8
+        self.filter_full = len(known) - room
+
+    def _filter(self, known: list[bytes]) -> bool:
+        """Put a filter in force; False when the kernel has no room for it."""
+        program = frames.program(known)
+        for replace in (True, False):
+            if not replace:
+                frames.detach(self._socket)  # the old one takes up room too; meanwhile everything comes in, no harm
+            try:
+                frames.attach(self._socket, program)
+            except OSError as error:
+                if error.errno != errno.ENOMEM or not known:
+                    raise
+            else:
+                return True
+        return False
