@@ -28,6 +28,8 @@ log = logging.getLogger("anchord")
 
 # The store is written through to the disk this long after a commit, once for everything committed meanwhile.
 FLUSH_S = 0.01
+# Operators are told this much later than peers and hosts: answer first.
+REPORT_S = 0.005
 SWITCH_INTERVAL_S = 0.0002
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -74,6 +76,8 @@ class Shell:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._flush_scheduled = False
+        self._reports: list[tuple[float, Report]] = []
+        self._report_scheduled = False
         self._stopped: asyncio.Future[int] = self._loop.create_future()
 
     def feed(self, events: Iterable[Input]) -> None:
@@ -101,10 +105,13 @@ class Shell:
             if isinstance(output, Send):
                 self._transport.send(output.destination, output.message)
             elif isinstance(output, Report):
-                self._report(output)
+                self._reports.append((time.time(), output))
             elif not isinstance(output, Persist):
                 self._perform_other(output)
         self._set_timer()
+        if self._reports and not self._report_scheduled:
+            self._report_scheduled = True
+            self._loop.call_later(REPORT_S, self._tell_reports)
 
     def start(self) -> None:
         """Listen for messages and signals. SIGTERM and SIGINT end the daemon."""
@@ -125,7 +132,10 @@ class Shell:
 
     async def run(self) -> int:
         """Until somebody stops us; the exit code."""
-        return await self._stopped
+        try:
+            return await self._stopped
+        finally:
+            self._tell_reports()
 
     def _flush(self) -> None:
         self._flush_scheduled = False
@@ -147,9 +157,12 @@ class Shell:
         self._timer = self._timer_at = None
         self.perform(self._node.handle_timers(instant()))
 
-    def _report(self, report: Report) -> None:
-        logs.say(log, _LEVELS[report.level], report.event, **report.fields)
-        self._control.publish({"event": report.event, "level": report.level, "time": time.time(), **report.fields})
+    def _tell_reports(self) -> None:
+        self._report_scheduled = False
+        reports, self._reports = self._reports, []
+        for at, report in reports:
+            logs.say(log, _LEVELS[report.level], report.event, **report.fields)
+            self._control.publish({"event": report.event, "level": report.level, "time": at, **report.fields})
 
 
 def status(node: str, role: str, ready: bool, digest: str) -> dict[str, object]:
