@@ -31,24 +31,33 @@ class SqliteStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            version = self._checked_version()
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute(f"PRAGMA synchronous={'FULL' if synchronous else 'NORMAL'}")
             self._database.execute("PRAGMA wal_autocheckpoint=0")
-            self._check_schema()
+            if version == 0:
+                self._make_schema()
             self._log = os.open(f"{path}-wal", os.O_RDWR | os.O_CREAT, 0o600)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: cannot be used as a store: {error}; move it away to begin anew") from error
         self._checkpointer: sqlite3.Connection | None = None
         self._flushing = threading.Lock()
 
-    def _check_schema(self) -> None:
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+    def _checked_version(self) -> int:
+        """The schema of the file, 0 for a new one. Nothing is written before it is known to be ours."""
+        version = int(self._database.execute("PRAGMA user_version").fetchone()[0])
         if version not in (0, SCHEMA):
             raise StoreError(f"{self._path}: written by a newer version (schema {version}, this one knows {SCHEMA})")
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS kept (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID"
+        if version == 0 and self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise StoreError(f"{self._path}: is a database of something else; move it away to begin anew")
+        return version
+
+    def _make_schema(self) -> None:
+        """In one transaction: a file with the table and without the version would be taken for somebody else's."""
+        self._database.executescript(
+            "BEGIN; CREATE TABLE kept (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID;"
+            f"PRAGMA user_version={SCHEMA}; COMMIT"
         )
-        self._database.execute(f"PRAGMA user_version={SCHEMA}")
 
     def load(self) -> Tables:
         """Everything that is kept. Raises StoreError."""
