@@ -20,7 +20,7 @@ def sources(*roots: Path) -> Iterator[str]:
 
 
 def cited(word: str) -> set[int]:
-    """The numbers of ``word`` in comments, docstrings and names of tests, lists like "2 and 27" and "19_21" included."""
+    """The numbers of ``word`` in comments, docstrings and names of tests, lists ("2 and 27", "19_21") included."""
     pattern = re.compile(rf"(?:\b|_){word}s?[ _](\d+(?:(?:, | and |-|_)\d+)*)", re.IGNORECASE)
     lists = (found for text in sources(ROOT, HERE) for found in pattern.findall(text))
     return {int(number) for numbers in lists for number in re.findall(r"\d+", numbers)}
