@@ -21,7 +21,8 @@ _IFINFO = struct.Struct("=BxHiII")  # ifinfomsg: family, device type, index, fla
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # ndmsg: family, index, state, flags, type
 
 _NEWLINK, _GETLINK, _SETLINK, _NEWNEIGH = 16, 18, 19, 28  # RTM_
-_IFLA_ADDRESS, _IFLA_NAME, _IFLA_MASTER, _IFLA_CARRIER = 1, 3, 10, 33
+_IFLA_ADDRESS, _IFLA_NAME, _IFLA_MASTER, _IFLA_OPERSTATE, _IFLA_CARRIER = 1, 3, 10, 16, 33
+_OPERATIONAL = b"\x06"  # IF_OPER_UP
 _NDA_LLADDR = 2
 _NUD_REACHABLE, _NTF_MASTER = 0x02, 0x04
 _UP = 0x1  # IFF_UP
@@ -30,7 +31,10 @@ _SEND_TIMEOUT_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface: ``master`` is the index of the bridge it is a port of, 0 for none."""
+    """An interface: ``master`` is the index of the bridge it is a port of, 0 for none.
+
+    ``operational``: the kernel has taken note of the carrier (RFC 2863); a bridge forwards to the port from then on.
+    """
 
     index: int
     name: str
@@ -38,6 +42,7 @@ class Link:
     master: int
     up: bool
     carrier: bool
+    operational: bool
 
 
 class Links:
@@ -106,4 +111,5 @@ def _link(body: bytes) -> Link:
         master=int.from_bytes(found.get(_IFLA_MASTER, b""), sys.byteorder),
         up=bool(flags & _UP),
         carrier=bool(int.from_bytes(found.get(_IFLA_CARRIER, b""), sys.byteorder)),
+        operational=found.get(_IFLA_OPERSTATE) == _OPERATIONAL,
     )

@@ -16,6 +16,8 @@ from anchord.lab.namespaces import host_port, inside
 from anchord.lab.topology import AccessLink
 from anchord.wire.neighbor import layer2_update_frame
 
+_CARRIER_WITHIN_S = 3.0
+
 
 def move(namespace: str, host: str, mac: bytes, target: AccessLink, silent: bool, flap_ms: float | None) -> int:
     """Take a host's port to another access link, and return the time at which it was there (ns since the epoch).
@@ -37,6 +39,7 @@ def move(namespace: str, host: str, mac: bytes, target: AccessLink, silent: bool
                 time.sleep(flap_ms / 2000)
             finally:
                 links.set_up(port, True)
+            _wait_operational(links, port.name)
         moved_ns = time.time_ns()
         if not silent:
             frame = layer2_update_frame(mac)
@@ -51,6 +54,15 @@ def move(namespace: str, host: str, mac: bytes, target: AccessLink, silent: bool
 def _enslave(links: Links, port: Link, bridge: Link) -> None:
     if port.master != bridge.index:
         links.set_master(port, bridge)
+
+
+def _wait_operational(links: Links, name: str) -> None:
+    """The kernel takes note of a carrier a moment after it is there; until then the bridge has no use for the port."""
+    deadline = time.monotonic() + _CARRIER_WITHIN_S
+    while not links.get(name).operational:
+        if time.monotonic() > deadline:
+            raise LabError(f"the access switch's port {name} has no carrier: is the host's interface down?")
+        time.sleep(0.0005)
 
 
 def _sender(namespace: str) -> socket.socket:
