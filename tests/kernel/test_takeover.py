@@ -6,6 +6,7 @@ import json
 import select
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -27,9 +28,11 @@ class Monitor:
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
+        # A new link's operational state is reported up to a second later.
+        while any(link["operstate"] == "UNKNOWN" for link in namespace.json("link show type macvlan group 44033")):
+            time.sleep(0.02)
         self._process = namespace.popen("ip", "-o", "-6", "monitor", "link", "address", "route", "rule",
                                         stdout=subprocess.PIPE)  # fmt: skip
-        self.marks = 0
         while not self._mark_seen():
             pass
 
