@@ -51,6 +51,7 @@ _BURIED_AT_MOST = 256
 _AUDIT_EVERY_S = 30.0
 _AUDIT_SHARE = 100
 """An audit of a large gateway takes long; it is not begun before this many times its duration has passed."""
+_PAUSE_AFTER_FAILURE_S = 5.0
 _STOP_WITHIN_S = 5.0
 
 
@@ -203,9 +204,6 @@ class Forwarding:
         try:
             while self._turn(engine):
                 pass
-        except Exception:
-            log.exception("the forwarding worker failed")
-            raise
         finally:
             engine.socket.close()
 
@@ -268,7 +266,12 @@ class Forwarding:
     def _declare(self, engine: Engine, declared: list[_Declare]) -> None:
         newest = {work.state.host: work.state for work in declared}
         self._merged += len(declared) - 1
-        outcome = engine.apply(list(newest.values()))
+        try:
+            outcome = engine.apply(list(newest.values()))
+        except Exception as error:  # a value that no object can be made of must not end forwarding for all
+            log.exception("a declaration failed")
+            engine.doubtful.update(newest)
+            outcome = dict.fromkeys(newest, f"{type(error).__name__}: {error}")
         for work in declared:
             _answer(work.done, outcome[work.state.host])
         self._declared_at = time.monotonic()
@@ -277,8 +280,13 @@ class Forwarding:
 
     def _idle(self, engine: Engine) -> None:
         due, chore = min(self._chores(engine), key=lambda chore: chore[0])
-        if due <= time.monotonic():
+        if due > time.monotonic():
+            return
+        try:
             chore(engine)
+        except Exception:
+            log.exception("a chore failed")
+            self._declared_at = self._audited_at = time.monotonic() + _PAUSE_AFTER_FAILURE_S
 
     def _tidy(self, engine: Engine) -> None:
         engine.tidy()
