@@ -163,6 +163,34 @@ def test_a_link_local_source_is_never_forwarded(pair: Pair) -> None:
     assert until(lambda: pair.planes[1].counters()["link_local"] == 1)
 
 
+@pytest.mark.parametrize(
+    ("outer", "inner", "delivered"),
+    [(3, 2, 3), (3, 1, 3), (3, 3, 3), (3, 0, None), (0, 2, 2), (2, 2, 2), (0, 0, 0), (2, 0, 0)],
+    ids=lambda field: {0: "not-ect", 1: "ect1", 2: "ect0", 3: "ce", None: "dropped"}[field],
+)
+def test_congestion_met_in_the_tunnel_is_told_to_the_host(
+    pair: Pair, outer: int, inner: int, delivered: int | None
+) -> None:
+    """RFC 5213 section 5.6.3, RFC 3168 section 9.1.1: full functionality at the end of the tunnel."""
+    pair.hand_over()
+    at_host = Capture(pair.host, "eth0")
+    packet = udp_to(pair.address)
+    packet[IPv6].tc = inner
+    own, peer = str(gateway_address(2)), str(gateway_address(1))
+    in_core(pair, IPv6(src=peer, dst=own, tc=outer) / packet, 2)
+    in_core(pair, IPv6(src=peer, dst=own) / udp_to(pair.address, "2001:db8:c1::99"), 2)
+    seen: list[Packet] = []
+
+    def both_came() -> bool:
+        seen.extend(Ether(frame)[IPv6] for frame in at_host.frames() if b"x" * 32 in frame)
+        return any(each.src == "2001:db8:c1::99" for each in seen)
+
+    assert until(both_came)
+    assert [each.tc for each in seen if each.src == Domain.CN] == ([] if delivered is None else [delivered])
+    assert pair.planes[2].counters()["congestion"] == (delivered is None)
+    at_host.close()
+
+
 def test_an_unused_prefix_of_the_pool_is_unreachable(pair: Pair) -> None:
     """Without the route in table HOSTS the default route would send it back to the core, which sends it back."""
     capture = Capture(pair.domain.core, "gw1")

@@ -5,8 +5,15 @@ foreign    an IPv6-in-IPv6 packet for the tunnel endpoint from nobody we know, o
 stale      a decapsulated packet for a host that is not (or no longer) here (RFC 5213 section 6.10.5).
 unbound    a packet of a host whose source has no binding here (RFC 5213 section 6.10.5).
 link_local a host's packet from a link-local source to somewhere else (RFC 5213 section 6.10.5).
+congestion a decapsulated packet whose outer header met congestion while its inner one cannot say so.
 
-The last two reach the sink by routing (tables.py); this table only counts and drops there. The ruleset is loaded by
+Of these, stale and unbound reach the sink by routing (tables.py); this table only counts and drops there.
+
+ECN (RFC 5213 section 5.6.3: full functionality, RFC 3168 section 9.1.1): the kernel copies the inner ECN field to the
+outer header, but forgets the outer one when it takes it off. So a packet that comes with Congestion Experienced is
+marked before, and its inner header gets it, or it is dropped, after; the packet mark lasts across decapsulation.
+
+The ruleset is loaded by
 ``nft`` in one transaction, and not at all when the same one is loaded already: its counters go on over a restart.
 Counters are read over netlink, without a process. Formats: linux/netfilter/nf_tables.h.
 """
@@ -33,7 +40,9 @@ from anchord.kernel.netlink import (
 from anchord.kernel.tables import SINK, PlaneSettings
 
 TABLE = "anchord"
-COUNTERS = ("foreign", "stale", "unbound", "link_local")
+COUNTERS = ("foreign", "stale", "unbound", "link_local", "congestion")
+_CONGESTED = 0x00800000
+"""The one bit of the packet mark that is used, between two hooks of one packet's way through the kernel."""
 
 _NFT_MSG_GETOBJ = (10 << 8) | 19
 _NFTA_OBJ_TABLE, _NFTA_OBJ_NAME, _NFTA_OBJ_DATA = 1, 2, 4
@@ -63,10 +72,13 @@ def ruleset(settings: PlaneSettings, promiscuous: Iterable[str] = ()) -> str:
     type filter hook prerouting priority raw; policy accept;
     ip6 daddr {settings.address} meta l4proto 41 iifname != {{ {core} }} {counted("foreign")}
     ip6 daddr {settings.address} meta l4proto 41 ip6 saddr != @peers {counted("foreign")}
+    ip6 daddr {settings.address} meta l4proto 41 ip6 ecn ce meta mark set meta mark | {_CONGESTED:#x}
     ip6 saddr fe80::/10 ip6 daddr 2000::/3 iifname != {{ {core} }} fib daddr type != local {counted("link_local")}
   }}
   chain cross {{
     type filter hook forward priority filter; policy accept;
+    meta mark & {_CONGESTED:#x} != 0 ip6 ecn not-ect {counted("congestion")}
+    meta mark & {_CONGESTED:#x} != 0 ip6 ecn set ce meta mark set meta mark & {_CONGESTED ^ 0xFFFFFFFF:#x}
     oifname "{SINK}" iifname {{ {core} }} {counted("stale")}
     oifname "{SINK}" {counted("unbound")}
   }}

@@ -7,7 +7,8 @@ the far end's address takes the outer header off and looks the inner packet up i
 section 4.6). The peer may therefore be any router that speaks RFC 2473.
 
 The outer source address is one for the whole network namespace (``set_tunnel_source``); the per-route attribute is
-accepted and ignored by the kernels tried. The traffic class, ECN bits included, is copied to the outer header.
+accepted and ignored by the kernels tried. The traffic class, ECN bits included, is copied to the outer header; the
+way back, from outer to inner, is in ``firewall.py``.
 Formats: linux/seg6_iptunnel.h, linux/seg6_local.h, linux/seg6_genl.h.
 """
 

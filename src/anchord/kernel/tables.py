@@ -34,8 +34,8 @@ Why uplink is asked by source, and why everything not named ``core`` is
 Why ICMPv6 errors have a table
     What the gateway itself says to a visiting host (Packet Too Big above all) goes to it directly: table LOCALOUT.
 
-Hop limit: every pass through an internal link takes one; a packet to a host that moved crosses two gateways and loses
-four, which traceroute shows.
+Hop limit: every pass through an internal link takes one. On its way through both gateways a packet to a host that
+moved loses two, one from it loses three; traceroute shows that.
 """
 
 from __future__ import annotations
