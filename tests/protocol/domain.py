@@ -59,6 +59,7 @@ class Domain:
         self.kernel: Callable[[IPv6Address, HostState], str | None] = lambda address, state: None
         self.pending: list[tuple[IPv6Address, int]] = []
         self.hold_kernel = False
+        self.skew: dict[IPv6Address, float] = {}  # how far a node's clock is ahead, seconds
         self.lose: Callable[[IPv6Address, Send], bool] = lambda sender, send: False
 
     def address(self, number: int) -> IPv6Address:
@@ -73,15 +74,19 @@ class Domain:
                 break
             at, _, address = min(times)
             self._at(max(at, self.now.monotonic_s))
-            self.perform(address, self.nodes[address].handle_timers(self.now))
+            self.perform(address, self.nodes[address].handle_timers(self.clock(address)))
             self.settle()
         self._at(end)
 
     def _at(self, monotonic_s: float) -> None:
         self.now = Instant(monotonic_s, self.now.wall_s + monotonic_s - self.now.monotonic_s)
 
+    def clock(self, address: IPv6Address) -> Instant:
+        """What time a node thinks it is."""
+        return Instant(self.now.monotonic_s, self.now.wall_s + self.skew.get(address, 0.0))
+
     def feed(self, address: IPv6Address, event: Input) -> None:
-        self.perform(address, self.nodes[address].handle(event, self.now))
+        self.perform(address, self.nodes[address].handle(event, self.clock(address)))
 
     def host_at(self, number: int, mac: bytes, interface: str = "acc0", settle: bool = True, **seen: object) -> None:
         """A frame of the host is heard at a gateway (unless that gateway keeps its frames from user space)."""

@@ -11,9 +11,10 @@ from domain import CENTRAL, Domain, domain_settings
 from test_roaming import MAC, OTHER, acks, entries, roles, updates
 
 from anchord.declared import Role
+from anchord.protocol.central import Central
 from anchord.protocol.inputs import SegmentClear, SegmentConflict
 from anchord.protocol.session import Phase
-from anchord.protocol.settings import Limits
+from anchord.protocol.settings import CentralSettings, Limits
 from anchord.wire.options import Handoff, HandoffIndicator, HomeNetworkPrefix, Timestamp
 
 HOST = IPv6Address("fe80::1234")
@@ -198,6 +199,44 @@ def test_silent_cmd_without_serve_unregistered_nothing_is_shown() -> None:
     domain.host_at(1, MAC)
     domain.pass_time(10.0)
     assert not domain.shown
+
+
+def test_silent_cmd_a_host_that_is_there_outlives_its_lifetime_and_keeps_its_prefixes() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC, address=HOST)
+    domain.host_at(2, MAC, address=HOST)
+    before = entries(domain, 2)
+    domain.lose = lambda sender, send: CENTRAL in (sender, send.destination)
+    for _ in range(90):
+        domain.pass_time(10.0)
+        domain.host_at(2, MAC, address=HOST, solicited=True)
+    assert entries(domain, 2) == before
+    domain.lose = lambda sender, send: False
+    domain.pass_time(40.0)
+    (session,) = domain.gw[2].sessions.values()
+    assert session.registered
+
+
+def test_silent_cmd_a_host_that_is_gone_ends_all_the_same() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC, address=HOST)
+    domain.lose = lambda sender, send: CENTRAL in (sender, send.destination)
+    domain.pass_time(1300.0)
+    assert not domain.gw[1].sessions
+
+
+def test_row_103_a_refusal_that_comes_after_the_fallback_ends_what_was_begun() -> None:
+    domain = Domain()
+    domain.central = Central(CentralSettings(domain.settings, frozenset({OTHER})))
+    domain.nodes[CENTRAL] = domain.central
+    domain.lose = lambda sender, send: send.destination == CENTRAL
+    domain.host_at(1, MAC)
+    domain.pass_time(0.3)
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.ANCHORED, None)}
+    domain.lose = lambda sender, send: False
+    domain.pass_time(1.0)
+    assert not domain.gw[1].sessions and entries(domain, 1) == ()
+    assert domain.shown[-1][1].router_lifetime_s == 0
 
 
 def test_silent_cmd_at_a_handover_the_old_anchor_joins_when_it_is_back() -> None:

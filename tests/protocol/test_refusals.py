@@ -6,7 +6,7 @@ from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 
 import pytest
-from domain import CENTRAL, START_WALL_S, Domain
+from domain import CENTRAL, START_WALL_S, Domain, domain_settings
 from test_roaming import MAC, OTHER, acks, roles, updates
 
 from anchord.declared import LogicalRouter, Role
@@ -25,9 +25,12 @@ from anchord.wire.messages import (
 )
 from anchord.wire.options import (
     AccessTechnologyType,
+    DlifLinkLayerAddress,
+    DlifLinkLocalAddress,
     Handoff,
     HandoffIndicator,
     HomeNetworkPrefix,
+    LinkLocalAddress,
     MalformedOption,
     MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
@@ -348,6 +351,14 @@ def test_decision_13_an_anchor_that_refuses_for_good_leaves_the_list() -> None:
     domain.host_at(2, MAC)
     (binding,) = domain.central.bindings.values()
     assert not binding.anchors
+    domain.pass_time(299.0)
+    domain.host_at(2, MAC, solicited=True)
+    domain.shown.clear()
+    domain.pass_time(5.0)
+    assert not binding.anchors, "the next refresh does not bring it back"
+    assert roles(domain, 2) == {"2001:db8:a2": (Role.ANCHORED, None)}
+    gone = [order for _, order in domain.shown if order.router_lifetime_s == 0]
+    assert len(gone) == 1 and gone[0].prefixes[0].valid_s == 0
 
 
 def test_an_anchor_outside_its_own_pool_is_not_believed() -> None:
@@ -395,3 +406,66 @@ def test_nodes_with_the_same_domain_file_know_it() -> None:
     assert domain.gw[1].counters.of(CENTRAL).same_domain is True
     assert domain.central.counters.of(domain.address(1)).same_domain is True
     assert domain.central.counters.of(domain.address(2)).same_domain is None
+
+
+def test_row_101_an_anchor_whose_clock_differs_is_asked_with_back_off() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    prefix = domain.shown[-1][1].prefixes[0].prefix
+    domain.sent.clear()
+    domain.skew[domain.address(1)] = 5.0
+    domain.host_at(2, MAC)
+    domain.pass_time(20.0)
+    asked = updates(domain, CENTRAL, domain.address(1))
+    assert 4 <= len(asked) <= 6
+    domain.skew.clear()
+    domain.pass_time(40.0)
+    assert roles(domain, 1) == {str(prefix)[:11]: (Role.EXPORTED, domain.address(2))}
+
+
+def test_a_155_to_a_host_that_comes_back_leaves_its_prefix_to_it() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    prefix = domain.shown[-1][1].prefixes[0].prefix
+    domain.host_at(2, MAC)
+    domain.host_at(1, MAC, settle=False)
+    domain.wire.clear()
+    update = updates(domain, domain.address(1), CENTRAL)[-1]
+    refusal = BindingAcknowledgement(155, update.sequence, 0, 0x22, update.options)  # type: ignore[arg-type]
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, refusal))
+    domain.settle()
+    assert roles(domain, 1) == {str(prefix)[:11]: (Role.EXPORTED, domain.address(2))}
+    assert prefix not in domain.gw[1].resting()
+
+
+def test_row_85_a_domain_without_timestamps_hands_over() -> None:
+    domain = Domain(settings=domain_settings(timestamps=False))
+    for number in (1, 2, 3, 1):
+        domain.host_at(number, MAC)
+    assert {ack.status for who in (1, 2, 3) for ack in acks(domain, CENTRAL, domain.address(who))} == {0}
+    assert set(roles(domain, 1)) == {"2001:db8:a1", "2001:db8:a2", "2001:db8:a3"}
+
+
+def test_row_85_without_timestamps_an_anchor_goes_by_sequence_number() -> None:
+    domain = Domain(settings=domain_settings(timestamps=False))
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+    about_gw2 = next(
+        u for u in updates(domain, CENTRAL, domain.address(1)) if u.first(ServingMaar) == ServingMaar(domain.address(2))
+    )
+    newest = updates(domain, CENTRAL, domain.address(1))[-1].sequence
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, about_gw2))
+    answer = domain.sent[-1][1].message
+    assert isinstance(answer, BindingAcknowledgement) and (answer.status, answer.sequence) == (135, newest)
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(3))}
+
+
+@pytest.mark.parametrize("asked", ["fe80::77", "::"])
+def test_row_75_a_link_local_address_option_is_answered_with_one(asked: str) -> None:
+    domain = Domain()
+    face = LogicalRouter(bytes.fromhex("020102030405"), IPv6Address("fe80::1:2ff:fe03:405"))
+    message = registration(domain, a=LinkLocalAddress(IPv6Address(asked)), b=DlifLinkLocalAddress(face.address))
+    message = replace(message, options=(*message.options, DlifLinkLayerAddress(face.mac)))
+    (ack,) = ask(domain, message)
+    expected = face.address if asked == "::" else IPv6Address(asked)
+    assert ack.first(LinkLocalAddress) == LinkLocalAddress(expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from domain import CENTRAL, Domain
 from hypothesis import given
 from hypothesis import strategies as st
+from test_life import HOST
 from test_roaming import MAC, acks, entries, roles, updates
 
 from anchord.declared import Role
@@ -44,7 +45,25 @@ def test_a_restarted_gateway_declares_what_was_true_and_asks_nobody_for_it() -> 
         domain.restart(domain.address(number))
     assert {number: entries(domain, number) for number in (1, 2)} == before
     assert not domain.sent
-    assert domain.ignored[domain.address(2)] == {("acc0", MAC)}
+
+
+def test_the_first_frame_after_a_restart_tells_that_the_host_is_there_and_is_the_last_to_be_reported() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.restart(domain.address(1))
+    assert domain.ignored[domain.address(1)] == set()
+    domain.sent.clear()
+    domain.host_at(1, MAC)
+    assert domain.ignored[domain.address(1)] == {("acc0", MAC)}
+    assert not domain.sent, "it is no news"
+
+
+def test_a_host_that_is_silent_at_a_restart_is_asked_at_the_address_it_had() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC, address=HOST)
+    domain.restart(domain.address(1))
+    domain.pass_time(400.0)
+    assert {probe.target for _, probe in domain.probes} == {HOST}
 
 
 def test_a_restarted_gateway_goes_on_with_the_next_sequence_number() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from anchord.protocol.core import Continuation, GatewayCore
-from anchord.protocol.exchange import judge_timestamp, ticks_of
+from anchord.protocol.exchange import judge_timestamp, sequence_is_newer, ticks_of
 from anchord.protocol.groups import face_options
 from anchord.protocol.identity import mn_id_text, session_key
 from anchord.protocol.outputs import Send
@@ -23,6 +23,7 @@ from anchord.wire.options import (
     AccessTechnologyType,
     HandoffIndicator,
     HomeNetworkPrefix,
+    LinkLocalAddress,
     MnIdSubtype,
     MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
@@ -52,6 +53,9 @@ def echo_options(
     link_layer_id = update.first(MobileNodeLinkLayerIdentifier)
     if link_layer_id is not None:
         options.append(link_layer_id)
+    link_local = update.first(LinkLocalAddress)
+    if link_local is not None:
+        options.append(link_local)
     return options
 
 
@@ -100,6 +104,9 @@ class AnchoringRole:
             self._recreate(verdict, now)
         elif verdict.ticks and verdict.ticks <= session.ticks and not self._is_repetition(verdict, session):
             self._refuse(update, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
+        elif not verdict.ticks and not sequence_is_newer(update.sequence, session.told_sequence):
+            # RFC 6275 section 9.5.1: where no timestamps are in use, sequence numbers order the CMD's updates.
+            self._refuse(update, Status.SEQUENCE_NUMBER_OUT_OF_WINDOW, now, session.told_sequence)
         else:
             self._export(verdict, session, now)
 
@@ -178,6 +185,7 @@ class AnchoringRole:
         )
         moved = session.phase is not Phase.AWAY or session.serving != request.serving
         session.serving = request.serving
+        session.told_sequence = request.update.sequence
         session.ticks = max(session.ticks, request.ticks)
         lifetime_s = request.update.lifetime_s * domain.timing.dead_man_lifetimes
         session.expires_wall_s = now.wall_s + lifetime_s
@@ -233,6 +241,6 @@ class AnchoringRole:
             ack = BindingAcknowledgement(int(Status.INSUFFICIENT_RESOURCES), ack.sequence, 0, ack.flags, ack.options)
         self._core.emit(Send(self._domain.central, ack))
 
-    def _refuse(self, update: BindingUpdate, status: Status, now: Instant) -> None:
+    def _refuse(self, update: BindingUpdate, status: Status, now: Instant, last_sequence: int | None = None) -> None:
         self._core.counters.of(self._domain.central).refuse(status)
-        self._core.emit(Send(self._domain.central, refusal(update, status, now)))
+        self._core.emit(Send(self._domain.central, refusal(update, status, now, last_sequence)))

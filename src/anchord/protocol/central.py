@@ -24,7 +24,7 @@ from anchord.protocol.groups import Anchor, read_groups, split_groups, write_gro
 from anchord.protocol.identity import derive_router, mn_id_text, session_key
 from anchord.protocol.inputs import Input, MessageDropped, MessageReceived
 from anchord.protocol.outputs import Output, Persist, Report, Send
-from anchord.protocol.serving import PBU_FLAGS
+from anchord.protocol.registering import PBU_FLAGS
 from anchord.protocol.settings import CentralSettings, GatewayInfo
 from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import (
@@ -43,6 +43,7 @@ from anchord.wire.options import (
     Handoff,
     HandoffIndicator,
     HomeNetworkPrefix,
+    LinkLocalAddress,
     MalformedOption,
     MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
@@ -53,6 +54,12 @@ from anchord.wire.options import (
 
 # What a PBA takes besides its groups: header, echoed options, some Home Network Prefixes (decision 33).
 FIXED_BYTES = 180
+# What an anchor may refuse and grant when asked again (decision 13).
+_MENDABLE = (
+    Status.SEQUENCE_NUMBER_OUT_OF_WINDOW,
+    Status.TIMESTAMP_MISMATCH,
+    Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +133,10 @@ class Central:
             self._emit(*outputs)
         while (item := self._timers.pop_due(now.monotonic_s)) is not None:
             binding = self.bindings.get(item[1])
-            if binding is not None:
+            if binding is not None and binding.ending:
                 self._end(binding, now)
+            elif binding is not None:
+                self._ends_soon(binding, now)
         return self._take_outputs()
 
     # Inputs
@@ -192,7 +201,7 @@ class Central:
             return Status.NOT_LMA_FOR_THIS_MOBILE_NODE  # (7)
         binding = self._find(update)
         stamp = update.first(Timestamp)
-        order = self._check_order(update, binding, stamp, now)  # (9)
+        order = self._check_order(update, gateway, binding, stamp, now)  # (9)
         if order is not None:
             return order
         prefixes = tuple(option.prefix for option in update.all(HomeNetworkPrefix))
@@ -216,11 +225,18 @@ class Central:
         return _Request(update, gateway, mn_id, identifier, key, ticks, prefixes, binding)
 
     def _check_order(
-        self, update: BindingUpdate, binding: Binding | None, stamp: Timestamp | None, now: Instant
+        self,
+        update: BindingUpdate,
+        gateway: GatewayInfo,
+        binding: Binding | None,
+        stamp: Timestamp | None,
+        now: Instant,
     ) -> Status | None:
         """RFC 5213 section 5.5: by timestamp, or by sequence number where there is none (RFC 6275 section 9.5.1)."""
         if stamp is None:
-            if binding is not None and not sequence_is_newer(update.sequence, binding.sequence):
+            # One counter for each pair of nodes: another gateway's number says nothing (decision 8).
+            same = binding is not None and binding.serving.maar == gateway.address
+            if same and binding is not None and not sequence_is_newer(update.sequence, binding.sequence):
                 return Status.SEQUENCE_NUMBER_OUT_OF_WINDOW
             return None
         last = binding.ticks if binding is not None else 0
@@ -278,7 +294,8 @@ class Central:
         lifetime_s = min(update.lifetime_s, self._domain.lifetimes.binding_s)
         binding.expires_wall_s = now.wall_s + lifetime_s
         self._timers.set(("expire", binding.key), now.monotonic_s + lifetime_s)
-        self._remember_anchors(binding, update)
+        if request.binding is None:
+            self._remember_anchors(binding, update)
         self._keep(binding)
         self._persist(binding)
         # Answer first: the node waits for this one (RFC 8885 section 3.4).
@@ -303,7 +320,10 @@ class Central:
         return released
 
     def _remember_anchors(self, binding: Binding, update: BindingUpdate) -> None:
-        """Decision 26: a refresh lists what the node retains; pools are exclusive, so each prefix names its anchor."""
+        """Decision 26: we lost our store; a refresh lists what the node retains.
+
+        Pools are exclusive, so each prefix names its anchor.
+        """
         for option in update.all(AnchoredPrefix):
             owner = self._domain.anchor_of(option.prefix)
             if owner is None or owner.address == binding.serving.maar:
@@ -316,7 +336,7 @@ class Central:
 
     def _answer(self, request: _Request, binding: Binding) -> None:
         """RFC 5213 section 5.3.6 and RFC 8885 section 3.4: one group of options for each anchor."""
-        echoed = echo_options(request.update)
+        echoed = [_link_local(option, binding) for option in echo_options(request.update)]
         same = agrees(request.update.options, self._domain.digest)
         if self.counters.agreement(request.gateway.address, same):
             self._emit(Report("domain-differs", "error", {"peer": str(request.gateway.address)}))
@@ -383,12 +403,13 @@ class Central:
         if named is not None and named != asked:
             counters.drop("stale-serving-maar")  # decision 3
             return
-        self._exchanges.cancel(gateway.address, exchange.session)
         binding = self.bindings.get(exchange.session)
         if ack.status >= 128:
             counters.refuse(ack.status)
             self._anchor_refused(binding, exchange, ack, now)
-        elif binding is None or not exchange.message.lifetime_s:
+            return
+        self._exchanges.cancel(gateway.address, exchange.session)
+        if binding is None or not exchange.message.lifetime_s:
             self._exchanges.forget(exchange.session, gateway.address)
         else:
             self._anchor_confirmed(binding, ack, gateway, now)
@@ -415,18 +436,15 @@ class Central:
             return
         anchor = binding.anchor(exchange.peer)
         self._report("anchor-refused", "warning", binding, anchor=str(exchange.peer), status=ack.status)
-        mendable = (
-            Status.SEQUENCE_NUMBER_OUT_OF_WINDOW,
-            Status.TIMESTAMP_MISMATCH,
-            Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED,
-        )
         if ack.status == Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
             self._exchanges.adopt_sequence(exchange.peer, ack.sequence)
-        if anchor is None:
+        if ack.status in _MENDABLE and anchor is not None:
+            if ack.status != Status.TIMESTAMP_MISMATCH:  # that one only synchronised clocks can mend
+                self._emit(*self._exchanges.hurry(exchange, now))
+                binding.ticks = max(binding.ticks, exchange.ticks)
             return
-        if ack.status in mendable:
-            binding.ticks = max(binding.ticks + 1, ticks_of(now.wall_s))
-            self._tell(binding, anchor, exchange.message.lifetime_s, now)
+        self._exchanges.cancel(exchange.peer, exchange.session)
+        if anchor is None:
             return
         binding.anchors.remove(anchor)
         for prefix in anchor.prefixes:
@@ -442,12 +460,8 @@ class Central:
             # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
             self.counters.of(request.gateway.address).drop("deregistration-not-serving")
             return
-        binding.ending = True
         binding.ticks = max(binding.ticks, request.ticks)
-        delay_s = self._domain.timing.min_delay_before_bce_delete_s
-        binding.expires_wall_s = now.wall_s + delay_s
-        self._timers.set(("expire", binding.key), now.monotonic_s + delay_s)
-        self._persist(binding)
+        self._ends_soon(binding, now)
         options = tuple(echo_options(request.update))
         self._emit(
             Send(
@@ -455,6 +469,14 @@ class Central:
                 BindingAcknowledgement(int(Status.ACCEPTED), request.update.sequence, 0, PBA_FLAGS, options),
             )
         )
+
+    def _ends_soon(self, binding: Binding, now: Instant) -> None:
+        """De-registered or expired: a PBU within MinDelayBeforeBCEDelete still finds every anchor (decision 20)."""
+        binding.ending = True
+        delay_s = self._domain.timing.min_delay_before_bce_delete_s
+        binding.expires_wall_s = now.wall_s + delay_s
+        self._timers.set(("expire", binding.key), now.monotonic_s + delay_s)
+        self._persist(binding)
 
     def _end(self, binding: Binding, now: Instant) -> None:
         """The session is over: every anchor is told, again and again (decision 20)."""
@@ -489,3 +511,11 @@ class Central:
     def _take_outputs(self) -> list[Output]:
         outputs, self._outputs = self._outputs, []
         return outputs
+
+
+def _link_local(option: Option, binding: Binding) -> Option:
+    """RFC 5213 section 5.3.6: an all-zero Link-local Address asks for the one that the node's router is to use."""
+    face = binding.serving.router
+    if isinstance(option, LinkLocalAddress) and not int(option.address) and face is not None:
+        return LinkLocalAddress(face.address)
+    return option

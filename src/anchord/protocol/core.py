@@ -87,10 +87,13 @@ class GatewayCore:
                 return router
             attempt += 1
 
-    def close(self, session: Session, now: Instant, heed: bool = True) -> None:
-        """Forget a session; its prefix rests until the last advertised valid lifetime has run out."""
+    def close(self, session: Session, now: Instant, heed: bool = True, rest: bool = False) -> None:
+        """Forget a session; its prefix rests until the last advertised valid lifetime has run out.
+
+        ``heed``: its frames are news again at once. ``rest``: the prefix rests although nobody was told of it.
+        """
         advertised = session.advertised_s >= 0 or session.phase is not Phase.REGISTERING
-        rest_s = self.settings.domain.lifetimes.valid_s if advertised else 0
+        rest_s = self.settings.domain.lifetimes.valid_s if advertised or rest else 0
         until = now.wall_s + rest_s
         self.pool.release(session.prefix, until)
         if rest_s:
@@ -107,6 +110,13 @@ class GatewayCore:
         for mac in [mac for mac, key in self.router_macs.items() if key == session.key]:
             del self.router_macs[mac]
 
+    def lives_on(self, session: Session, lifetime_s: float, now: Instant) -> None:
+        """The session may last ``lifetime_s`` from now; it is refreshed in time."""
+        session.expires_wall_s = now.wall_s + lifetime_s
+        self.timers.set(("expire", session.key), now.monotonic_s + lifetime_s)
+        share = self.settings.domain.timing.refresh_share
+        self.timers.set(("refresh", session.key), now.monotonic_s + lifetime_s * share)
+
     # Attachment
 
     def attach(self, session: Session, interface: str) -> None:
@@ -115,13 +125,20 @@ class GatewayCore:
             return
         self.detach(session)
         session.interface = interface
-        self.emit(Ignore(interface, session.mac))
+        self.ignore(session)
+
+    def ignore(self, session: Session) -> None:
+        """Spare us the node's data."""
+        if session.interface is not None:
+            session.ignored = True
+            self.emit(Ignore(session.interface, session.mac))
 
     def detach(self, session: Session) -> None:
         """The node is on none of our interfaces: whatever it sends here is news."""
         if session.interface is not None:
             self.emit(Heed(session.interface, session.mac))
             session.interface = None
+            session.ignored = False
 
     # Declarations
 

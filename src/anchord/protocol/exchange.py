@@ -42,9 +42,12 @@ def judge_timestamp(ticks: int, last: int, now_wall_s: float, window_s: float) -
     return None
 
 
-def sequence_is_newer(sequence: int, last: int) -> bool:
-    """RFC 6275 section 9.5.1: acceptable iff not among the 32768 values up to and including ``last``."""
-    return (sequence - last) % 65536 in range(1, 32768)
+def sequence_is_newer(sequence: int, last: int | None) -> bool:
+    """RFC 6275 section 9.5.1: acceptable iff not among the 32768 values up to and including ``last``.
+
+    Without an earlier number (None) every one is.
+    """
+    return last is None or (sequence - last) % 65536 in range(1, 32768)
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class Exchange:
     sent: Instant  # the last transmission
     timeout_s: float
     tries: int = 1
+    hurried: bool = False
     sequences: list[int] = field(default_factory=list)  # every number this exchange has used
 
 
@@ -134,6 +138,16 @@ class Exchanges:
             return candidates[0] if len(candidates) == 1 else None
         return None
 
+    def hurry(self, exchange: Exchange, now: Instant) -> list[Output]:
+        """The peer has said what was wrong with the order: repeat at once, with the time of now, but only once.
+
+        If that does not help, clocks differ, and the ordinary repetitions have to do (RFC 5213 section 6.9.1.2 (8)).
+        """
+        if exchange.hurried or self._free_at((exchange.peer, exchange.session), now) > now.monotonic_s:
+            return []
+        exchange.hurried = True
+        return self._repeat(exchange, now)
+
     def next_s(self) -> float | None:
         """When ``due`` has something to do (monotonic seconds)."""
         return self._timers.next_s()
@@ -153,10 +167,7 @@ class Exchanges:
             exchange.tries += 1
             # RFC 6275 section 11.8: double, up to MAX_BINDACK_TIMEOUT, then on and on (RFC 8885 section 3.6).
             exchange.timeout_s = min(exchange.timeout_s * 2, self._timing.max_bindack_s)
-            if exchange.ticks:
-                # RFC 5213 section 6.9.4 (4): a repetition carries the latest timestamp.
-                exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks + 1)
-            yield exchange, self._transmit(exchange, now)
+            yield exchange, self._repeat(exchange, now)
 
     def _free_at(self, key: tuple[IPv6Address, str], now: Instant) -> float:
         """When the next PBU for ``key`` may go (monotonic seconds).
@@ -172,6 +183,12 @@ class Exchanges:
         # A bucket of one tenth of a second, kept as the time at which it will be full again.
         full_in_s = self._bucket_full_s - now.monotonic_s
         return now.monotonic_s + max(full_in_s - BURST_S, 0.0)
+
+    def _repeat(self, exchange: Exchange, now: Instant) -> list[Output]:
+        if exchange.ticks:
+            # RFC 5213 section 6.9.4 (4): a repetition carries the latest timestamp.
+            exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks + 1)
+        return self._transmit(exchange, now)
 
     def _transmit(self, exchange: Exchange, now: Instant) -> list[Output]:
         key = (exchange.peer, exchange.session)

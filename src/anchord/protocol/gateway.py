@@ -26,7 +26,7 @@ from anchord.protocol.inputs import (
     SegmentClear,
     SegmentConflict,
 )
-from anchord.protocol.outputs import Heed, Ignore, Output, Persist, Send
+from anchord.protocol.outputs import Heed, Output, Persist, Send
 from anchord.protocol.serving import ServingRole
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewaySettings
@@ -103,7 +103,7 @@ class Gateway:
             session.phase, session.interface = Phase.AWAY, None
             left_s = float(self.settings.domain.lifetimes.binding_s)
         if session.interface is not None:
-            core.emit(Ignore(session.interface, session.mac))
+            # Its next frame tells that it is there, and is the last to be reported.
             session.advertised_s = now.monotonic_s
             lifetimes = self.settings.domain.lifetimes
             core.timers.set(("advertise", key), now.monotonic_s + lifetimes.advertise_every_s / 10)

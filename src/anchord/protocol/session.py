@@ -51,10 +51,13 @@ class Session:
     registered: bool = False  # the CMD has acknowledged what we serve
     expires_wall_s: float = 0.0
     answered_sequence: int = -1  # of the PBU whose PBAs are still additive (decision 12)
+    address: IPv6Address | None = None  # one the node has used; who is asked whether it is still there
+    told_sequence: int | None = None  # of the CMD's last update about it, when no timestamps are in use
     # The rest is not journalled: it is about this moment.
     heard_s: float = 0.0  # monotonic; last frame of the node
-    address: IPv6Address | None = None  # one the node has used; who is asked whether it is still there
+    verified_s: float = -1e9  # monotonic; when it was last found to be there, for a refresh
     probes: int = 0  # unanswered ones
+    ignored: bool = False  # its data is kept from us
     advertised_s: float = -1.0  # monotonic; last advertisement
     left_s: float = -1.0  # monotonic; when it was reported elsewhere
     timeline: dict[str, float] = field(default_factory=dict)  # monotonic seconds by phase of this handover
@@ -93,6 +96,7 @@ class Session:
             "ticks": self.ticks,
             "registered": self.registered,
             "expires_wall_s": self.expires_wall_s,
+            "address": None if self.address is None else address_text(self.address),
         }
 
     @classmethod
@@ -114,4 +118,5 @@ class Session:
             ticks=value["ticks"],
             registered=value["registered"],
             expires_wall_s=value["expires_wall_s"],
+            address=None if value["address"] is None else IPv6Address(value["address"]),
         )

@@ -1,0 +1,80 @@
+"""What a served node is shown: one router for each anchor, and when to forget one.
+
+Rules: RFC 8885 section 3.7; RFC 4191 for preferences and routes; decisions 22 and 23.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Network
+
+from anchord.declared import LogicalRouter
+from anchord.protocol.core import GatewayCore
+from anchord.protocol.groups import Anchor
+from anchord.protocol.outputs import Advertise, AdvertisedPrefix
+from anchord.protocol.session import Phase, Session
+from anchord.protocol.timers import Instant
+from anchord.wire.neighbor import Preference
+
+
+class Advertising:
+    """Router Advertisements to the nodes that are served here."""
+
+    def __init__(self, core: GatewayCore) -> None:
+        self._core = core
+
+    def advertise(self, session: Session, now: Instant) -> None:
+        """Show the node all its routers: ours first, then each old anchor's as deprecated."""
+        if session.interface is None or session.phase is not Phase.SERVING:
+            return
+        lifetimes = self._core.settings.domain.lifetimes
+        session.advertised_s = now.monotonic_s
+        own = AdvertisedPrefix(session.prefix, lifetimes.valid_s, lifetimes.preferred_s)
+        self._show(session, session.router, (own,), lifetimes.router_s, Preference.MEDIUM)
+        for anchor in session.anchors:
+            # Preferred 0: old connections go on, new ones take the new prefix. The router stays, at low preference:
+            # it is the next hop of what is anchored there (decision 23).
+            old = tuple(AdvertisedPrefix(prefix, lifetimes.valid_s, 0) for prefix in anchor.prefixes)
+            self._show(session, anchor.router, old, lifetimes.router_s, Preference.LOW, anchor.local_networks)
+        self._core.timers.set(("advertise", session.key), now.monotonic_s + lifetimes.advertise_every_s)
+
+    def answer(self, session: Session, now: Instant) -> None:
+        """To a solicitation: at once, because a DLIF is a point-to-point link, but rate limited (decision 22)."""
+        if now.monotonic_s - session.advertised_s >= self._core.settings.domain.timing.advertise_guard_s:
+            self.advertise(session, now)
+
+    def withdraw_anchor(self, session: Session, anchor: Anchor) -> None:
+        """Have the node forget an old anchor's router, prefixes and routes at once (RFC 5213 section 6.12)."""
+        gone = tuple(AdvertisedPrefix(prefix, 0, 0) for prefix in anchor.prefixes)
+        self._show(session, anchor.router, gone, 0, Preference.MEDIUM, anchor.local_networks)
+
+    def withdraw_all(self, session: Session) -> None:
+        """Have the node forget every router it has been shown here."""
+        for anchor in session.anchors:
+            self.withdraw_anchor(session, anchor)
+        self._show(session, session.router, (AdvertisedPrefix(session.prefix, 0, 0),), 0, Preference.MEDIUM)
+
+    def _show(
+        self,
+        session: Session,
+        router: LogicalRouter | None,
+        prefixes: tuple[AdvertisedPrefix, ...],
+        router_lifetime_s: int,
+        preference: Preference,
+        routes: tuple[IPv6Network, ...] = (),
+    ) -> None:
+        if router is None or session.interface is None:
+            return
+        mtu = self._core.settings.mtu  # one value on all DLIFs of a host: the last one it hears counts
+        self._core.emit(
+            Advertise(
+                interface=session.interface,
+                mac=session.mac,
+                router=router,
+                prefixes=prefixes,
+                router_lifetime_s=router_lifetime_s,
+                preference=preference,
+                mtu=mtu,
+                routes=routes,
+                route_lifetime_s=router_lifetime_s,
+            )
+        )

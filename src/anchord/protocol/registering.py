@@ -1,0 +1,225 @@
+"""The serving gateway's side of a registration: its PBU, and what each answer means.
+
+Rules: RFC 8885 sections 3.1, 3.2 and 3.6; RFC 5213 section 6.9 for the PBU's sender, 6.9.1.2 for what each status
+asks of it; RFC 6275 sections 11.7 and 11.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from anchord.protocol.advertising import Advertising
+from anchord.protocol.agreement import agreement_option, agrees
+from anchord.protocol.core import GatewayCore
+from anchord.protocol.counters import status_name
+from anchord.protocol.exchange import Exchange, ticks_of
+from anchord.protocol.groups import Anchor, face_options, merge_anchors, read_groups
+from anchord.protocol.identity import session_key
+from anchord.protocol.session import Phase, Session
+from anchord.protocol.timers import Instant
+from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, BindingUpdate, BindingUpdateFlag, Status
+from anchord.wire.options import (
+    AccessTechnologyType,
+    AnchoredPrefix,
+    Handoff,
+    HandoffIndicator,
+    HomeNetworkPrefix,
+    MobileNodeIdentifier,
+    MobileNodeLinkLayerIdentifier,
+    Option,
+    Timestamp,
+)
+
+# RFC 6275 section 6.1.7, RFC 5213 section 8.1, RFC 8885 section 4.1; H is set as RFC 5213 nodes do (decision 30).
+PBU_FLAGS = (
+    BindingUpdateFlag.ACKNOWLEDGE
+    | BindingUpdateFlag.HOME_REGISTRATION
+    | BindingUpdateFlag.PROXY
+    | BindingUpdateFlag.DISTRIBUTED
+)
+# The answer may be different in a moment: a refresh that meets one of these leaves the session to its lifetime.
+_PASSING = (Status.REASON_UNSPECIFIED, Status.INSUFFICIENT_RESOURCES, Status.TIMESTAMP_MISMATCH)
+
+Serve = Callable[[Session, tuple[Anchor, ...], Instant], None]
+
+
+class Registering:
+    """PBUs to the CMD and its PBAs. ``serve`` is called with the anchors of a node whose registration was accepted."""
+
+    def __init__(self, core: GatewayCore, advertising: Advertising, serve: Serve) -> None:
+        self._core = core
+        self._domain = core.settings.domain
+        self._advertising = advertising
+        self._serve = serve
+
+    # Asking
+
+    def register(self, session: Session, now: Instant) -> None:
+        """P1/P2: tell the CMD that the node is here, with the prefix we give it (RFC 8885 section 3.1 (2))."""
+        self._core.persist(session)
+        # Nobody tells us of handovers: "unknown", never a guess (RFC 5213 section 6.9.1.1 (5)).
+        self._send(session, Handoff.UNKNOWN, self._domain.lifetimes.binding_s, now)
+        # While the CMD thinks, the kernel prepares our own face; routes and advertisements wait for the answer.
+        self._core.declare(session)
+        if self._domain.serve_unregistered:
+            self._core.timers.set(("fallback", session.key), now.monotonic_s + self._domain.timing.fallback_s)
+        self._core.timers.set(("expire", session.key), now.monotonic_s + self._domain.lifetimes.binding_s)
+
+    def refresh(self, session: Session, now: Instant) -> None:
+        """The node is still here (RFC 5213 section 6.9.1.3); or was never registered: then it is news to the CMD."""
+        handoff = Handoff.UNCHANGED if session.registered else Handoff.UNKNOWN
+        self._send(session, handoff, self._domain.lifetimes.binding_s, now)
+
+    def deregister(self, session: Session, now: Instant) -> None:
+        """The session is over (RFC 5213 section 6.9.1.4)."""
+        self._send(session, Handoff.UNKNOWN, 0, now)
+
+    def _send(self, session: Session, handoff: Handoff, lifetime_s: int, now: Instant) -> None:
+        """RFC 5213 section 6.9.1.1 and 6.9.1.5; with D set and our face towards the node (decision 2)."""
+        core, domain = self._core, self._domain
+        ticks = max(ticks_of(now.wall_s), session.ticks + 1) if domain.timestamps else 0
+        options: list[Option] = [
+            session.mn_id,
+            HomeNetworkPrefix(session.prefix),
+            HandoffIndicator(handoff),
+            AccessTechnologyType(core.settings.access_technology),
+        ]
+        if ticks:
+            options.append(Timestamp(ticks))
+        options.append(MobileNodeLinkLayerIdentifier(session.mac))
+        if handoff is Handoff.UNCHANGED:
+            # Decision 26: from these a CMD that lost its store can rebuild the list of anchors.
+            options += [AnchoredPrefix(prefix) for anchor in session.anchors for prefix in anchor.prefixes]
+        else:
+            options += agreement_option(domain.digest)
+        if not domain.strict_8885:
+            options += face_options(session.router, core.settings.me.local_networks)
+        message = BindingUpdate(0, lifetime_s, PBU_FLAGS, tuple(options))
+        session.timeline.setdefault("pbu", now.monotonic_s)
+        core.emit(*core.exchanges.start(domain.central, session.key, message, ticks, now))
+
+    # The answer
+
+    def acknowledged(self, ack: BindingAcknowledgement, now: Instant) -> None:
+        """A PBA from the CMD."""
+        core, central = self._core, self._domain.central
+        exchange = core.exchanges.match(central, ack)
+        if exchange is None:
+            self._late(ack, now)
+            return
+        if not _echoes(exchange.message, ack):
+            # RFC 5213 section 6.9.1.2 (6): ignore it, and do not ask again.
+            core.counters.of(central).drop("echo-mismatch")
+            core.report("echo-mismatch", "error", session=exchange.session)
+            core.exchanges.cancel(central, exchange.session)
+            return
+        if ack.status < 128 and not ack.flags & BindingAckFlag.DISTRIBUTED:
+            # Decision 21: a peer that does not know D cannot have understood us.
+            core.counters.of(central).drop("not-distributed")
+            core.report("central-is-legacy", "error", session=exchange.session)
+            return
+        if core.counters.agreement(central, agrees(ack.options, self._domain.digest)):
+            core.report("domain-differs", "error", peer=str(central))
+        session = core.sessions.get(exchange.session)
+        if ack.status >= 128:
+            self._refused(session, exchange, ack, now)
+            return
+        core.exchanges.cancel(central, exchange.session)
+        if session is not None and exchange.message.lifetime_s:
+            self._accepted(session, exchange, ack, now)
+
+    def _accepted(self, session: Session, exchange: Exchange, ack: BindingAcknowledgement, now: Instant) -> None:
+        session.timeline.setdefault("pba", now.monotonic_s)
+        session.ticks = max(session.ticks, exchange.ticks)
+        session.registered = True
+        session.answered_sequence = ack.sequence
+        # RFC 6275 section 11.7.3: what the peer granted counts from when we asked.
+        lost_s = max(exchange.message.lifetime_s - ack.lifetime_s, 0)
+        left_s = max(exchange.message.lifetime_s - (now.monotonic_s - exchange.sent.monotonic_s) - lost_s, 0.0)
+        self._core.lives_on(session, left_s, now)
+        anchors = self._read_anchors(session, ack)
+        if session.phase is Phase.SERVING and anchors == session.anchors:
+            self._core.persist(session)
+            return
+        self._serve(session, anchors, now)
+
+    def _late(self, ack: BindingAcknowledgement, now: Instant) -> None:
+        """More anchors under the number of a PBU that was answered before (decision 12), or nothing of ours."""
+        mn_id = ack.first(MobileNodeIdentifier)
+        ll_id = ack.first(MobileNodeLinkLayerIdentifier)
+        session = None
+        if mn_id is not None:
+            session = self._core.sessions.get(session_key(mn_id, ll_id.identifier if ll_id else None))
+        if (
+            session is None
+            or session.phase is not Phase.SERVING
+            or session.answered_sequence != ack.sequence
+            or ack.status >= 128
+        ):
+            # RFC 6275 section 11.7.3: a sequence number that nobody waits for is silently ignored.
+            self._core.counters.of(self._domain.central).drop("unmatched-ack")
+            return
+        merged = merge_anchors(session.anchors, self._read_anchors(session, ack))
+        if merged != session.anchors:
+            self._serve(session, merged, now)
+
+    def _read_anchors(self, session: Session, ack: BindingAcknowledgement) -> tuple[Anchor, ...]:
+        """The groups of a PBA, as far as they can be true: a prefix belongs to the gateway that owns its pool."""
+        groups = read_groups(self._domain.central, ack.options)
+        counters = self._core.counters.of(self._domain.central)
+        for _ in range(groups.orphans):
+            counters.drop("orphan-option")
+        anchors: list[Anchor] = []
+        for anchor in groups.anchors[: self._domain.limits.anchors_per_host]:
+            info = self._domain.gateways.get(anchor.maar)
+            prefixes = tuple(p for p in anchor.prefixes if info is not None and info.owns(p))
+            if info is None or anchor.maar == self._core.settings.me.address or not prefixes:
+                counters.drop("foreign-anchor")
+                continue
+            router = anchor.router or self._core.face(session.key, session.mn_id, info.name)
+            anchors.append(replace(anchor, prefixes=prefixes, router=router))
+        return tuple(anchors)
+
+    # The refusal
+
+    def _refused(self, session: Session | None, exchange: Exchange, ack: BindingAcknowledgement, now: Instant) -> None:
+        """RFC 5213 section 6.9.1.2 (7)-(11): what each refusal asks of us."""
+        core, central = self._core, self._domain.central
+        core.counters.of(central).refuse(ack.status)
+        core.report("refused", "warning", session=exchange.session, status=ack.status, meaning=status_name(ack.status))
+        if ack.status == Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
+            core.exchanges.adopt_sequence(central, ack.sequence)
+            core.emit(*core.exchanges.hurry(exchange, now))
+        elif ack.status == Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED:
+            core.emit(*core.exchanges.hurry(exchange, now))
+        else:
+            core.exchanges.cancel(central, exchange.session)
+            lasting = ack.status not in _PASSING or (session is not None and not session.registered)
+            if session is not None and exchange.message.lifetime_s and lasting:
+                self._deny(session, ack.status, now)
+
+    def _deny(self, session: Session, status: int, now: Instant) -> None:
+        """No prefix, no forwarding (RFC 5213 section 6.9.1.2 (11)), and no further frames of it for a while."""
+        core = self._core
+        interface, mac = session.interface, session.mac
+        core.timers.cancel(("fallback", session.key))
+        if session.phase is Phase.SERVING:
+            self._advertising.withdraw_all(session)
+        if session.serving is not None:
+            # It stays our node elsewhere, as far as we know.
+            session.phase = Phase.AWAY
+            session.interface = None
+            core.persist(session)
+            core.declare(session)
+        else:
+            # 155: never the same prefix again (RFC 5213 section 6.9.1.2 (10)); a rested one is offered next time.
+            core.close(session, now, heed=False, rest=status == Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX)
+        if interface is not None:
+            core.timers.set(("heed", f"{interface}/{mac.hex()}"), now.monotonic_s + self._domain.timing.refuse_s)
+
+
+def _echoes(update: BindingUpdate, ack: BindingAcknowledgement) -> bool:
+    """RFC 5213 section 6.9.1.2 (6): identifiers and indicators come back as they went out."""
+    kinds = (MobileNodeIdentifier, HandoffIndicator, AccessTechnologyType, MobileNodeLinkLayerIdentifier)
+    return all(update.first(kind) == ack.first(kind) for kind in kinds)
