@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address
@@ -95,7 +96,7 @@ class AccessInterface:
 
     def say_hello(self) -> None:
         """Make this interface known on its segment."""
-        self.send(hello(self._secret, self.mac, self._label))
+        self.send(hello(self._secret, self.mac, self._label, time.time()))
 
     def drain(self) -> Iterator[Notice | Hello]:
         """What has come in since; at most DRAIN frames."""
@@ -115,7 +116,7 @@ class AccessInterface:
         if len(mac) != 6 or mac == self.mac or mac[0] & 1 or mac == bytes(6):
             return None
         if frame.ethertype == ETHERTYPE:
-            name = read_hello(self._secret, data)
+            name = read_hello(self._secret, data, time.time())
             return Hello(self.name, name, mac) if name is not None and name != self._label else None
         address = frame.source if frame.source is not None and frame.source != _UNSPECIFIED else None
         solicited = False

@@ -27,14 +27,18 @@ def run(config: NodeConfig) -> int:
 
 
 async def _run(config: NodeConfig) -> int:
-    store = SqliteStore(config.state / f"{config.node}.db")
+    store = SqliteStore(config.state / f"{config.node}.db", config.store_sync == "always")
     transport = Transport(config.address, config.domain.peers)
     central = Central(central_settings(config))
     ready = False
 
     def show(what: str, mn: str | None) -> object:
         if what == "status":
-            return status(config.node, "central", ready, config.domain.digest)
+            return {
+                **status(config.node, "central", ready, config.domain.digest),
+                "send_failures": transport.send_failures,
+                "counters": dict(central.counters.local),
+            }
         return views.of_central(central, what, mn, config.domain.peers, instant())
 
     control = ControlServer(config.socket, show)

@@ -186,9 +186,9 @@ class Limits(Table):
 
     hosts_per_gateway: int = whole(10_000, 1, 1_000_000, "hosts", "Hosts attached to or anchored at one gateway")
     anchors_per_host: int = whole(
-        7, 1, 16, "prefixes", "Prefixes one host holds, released ones included until their valid lifetime has run out"
+        7, 1, 16, "prefixes", "Prefixes kept alive for one host; with one more, the oldest is given up"
     )
-    attaches_per_s: int = whole(100, 1, 100_000, "1/s", "New hosts that one access interface takes, on average")
+    attaches_per_s: int = whole(100, 1, 100_000, "1/s", "New hosts that one gateway takes, on average")
     updates_per_s: int = whole(
         2000, 1, 1_000_000, "1/s", "PBUs sent to all peers together: no bursts (RFC 8885 section 3.2)"
     )
@@ -243,6 +243,9 @@ class DomainConfig(Table):
     mobility: bool = flag(True, "false: plain routers that advertise their own prefix and nothing more, for comparison")
     serve_unregistered: bool = flag(
         True, "A host gets its prefix although the central database is silent, and is registered later"
+    )
+    strict_8885: bool = flag(
+        False, "DLIF addresses and local prefixes in PBAs only, as RFC 8885 has it; the CMD then derives the former"
     )
     central: Central = Field(..., description="The central database")
     gateways: dict[NodeName, Gateway] = Field(..., description="The gateways, each under its name")
@@ -310,6 +313,10 @@ class NodeConfig(Table):
     )
     state: Path = text(Path("/var/lib/anchord"), "a directory", "Where journal and store are kept")
     run: Path = text(Path("/run/anchord"), "a directory", "Where the control socket is: NODE.sock")
+    store_sync: Literal["group", "always"] = text(
+        "group", "'group' or 'always'",
+        "When the disk holds what was committed: 10 ms later for all of that time, or before anything is answered",
+    )  # fmt: skip
     ignore: tuple[Mac, ...] = text((), "a list of MAC addresses", "Never taken for hosts: infrastructure on the links")
     hosts: Literal["any", "listed"] = text("any", "'any' or 'listed'", "Who is served; others get status 153")
     listed: tuple[Listed, ...] = text(

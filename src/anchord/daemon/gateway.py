@@ -42,7 +42,7 @@ class GatewayDaemon:
         self._config = config
         self._gateway = Gateway(gateway_settings(config))
         self._forwarding = Forwarding(plane_settings(config))
-        self._store = SqliteStore(config.state / f"{config.node}.db")
+        self._store = SqliteStore(config.state / f"{config.node}.db", config.store_sync == "always")
         self._transport = Transport(config.address, config.domain.peers)
         self._access = {name: AccessInterface(name, config.domain.secret, config.node) for name in config.access}
         self._heard_hello: dict[str, asyncio.TimerHandle] = {}

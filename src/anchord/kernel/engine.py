@@ -177,7 +177,10 @@ class Engine:
         """
         self.read(urgent)
         self._replace_wishes(BASE, plan(self.settings, tunnel_mtu))
-        steps = [(owner, step) for owner, objects in self.wanted.items() for step in additions(objects, self.installed)]
+        steps: list[tuple[str, Step]] = []
+        for owner, objects in self.wanted.items():
+            still = [each for each in objects if self.owner.get(each.key) == owner]  # not declared for another since
+            steps += [(owner, step) for step in additions(still, self.installed)]
         self.totals.repairs += len(steps)
         errors = [str(error) for _, error in self._send(steps)]
         strange = [key for key in self.installed if key not in self.owner and key not in self.inherited]

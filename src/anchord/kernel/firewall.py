@@ -44,7 +44,9 @@ COUNTERS = ("foreign", "stale", "unbound", "link_local", "congestion")
 _CONGESTED = 0x00800000
 """The one bit of the packet mark that is used, between two hooks of one packet's way through the kernel."""
 
+_NFT_MSG_GETTABLE = (10 << 8) | 1
 _NFT_MSG_GETOBJ = (10 << 8) | 19
+_NFTA_TABLE_NAME, _NFTA_TABLE_USERDATA = 1, 6
 _NFTA_OBJ_TABLE, _NFTA_OBJ_NAME, _NFTA_OBJ_DATA = 1, 2, 4
 _NFTA_COUNTER_PACKETS = 2
 _FAMILY_INET = 1
@@ -57,6 +59,10 @@ def ruleset(settings: PlaneSettings, promiscuous: Iterable[str] = ()) -> str:
     ``promiscuous`` names the access interfaces whose promiscuous mode was our doing; the table remembers them for
     ``flush``, because it is the one thing of ours that lives exactly as long as they should.
     """
+    return f'table inet {TABLE} {{\n  comment "{mark_of(settings)}"\n{_body(settings, promiscuous)}}}\n'
+
+
+def _body(settings: PlaneSettings, promiscuous: Iterable[str]) -> str:
     core = ", ".join(f'"{name}"' for name in settings.core)
     peers = _elements(sorted(str(peer) for peer in settings.peers))
     raised = _elements(f'"{name}"' for name in sorted(promiscuous))
@@ -64,7 +70,7 @@ def ruleset(settings: PlaneSettings, promiscuous: Iterable[str] = ()) -> str:
     def counted(name: str) -> str:
         return f'counter name "{name}" drop'
 
-    body = f"""
+    return f"""
   set peers {{ type ipv6_addr; {peers} }}
   set promiscuous {{ type ifname; {raised} }}
   {"; ".join(f"counter {name} {{ }}" for name in COUNTERS)}
@@ -83,20 +89,38 @@ def ruleset(settings: PlaneSettings, promiscuous: Iterable[str] = ()) -> str:
     oifname "{SINK}" {counted("unbound")}
   }}
 """
-    mark = blake2b(body.encode(), digest_size=8).hexdigest()
-    return f'table inet {TABLE} {{\n  comment "{mark}"\n{body}}}\n'
 
 
 def load(settings: PlaneSettings, promiscuous: Iterable[str] = ()) -> bool:
-    """Make the table what it should be; False when it was already. Raises KernelError."""
-    raised = sorted(set(promiscuous) | set(raised_promiscuous()))
-    text = ruleset(settings, raised)
-    mark = text.split('"', 2)[1]
-    if _loaded_mark() == mark:
+    """Make the table what it should be; False when it was already, in which case no process is started.
+
+    ``promiscuous``: see ``ruleset``; those that the loaded table remembers are kept. Raises KernelError, NetlinkError.
+    """
+    raised = sorted(promiscuous)
+    if loaded_mark() == mark_of(settings):
+        if raised:
+            _nft("add", "element", "inet", TABLE, "promiscuous", f"{{ {', '.join(raised)} }}")
         return False
+    text = ruleset(settings, sorted({*raised, *raised_promiscuous()}))
     # One transaction: the first line makes sure that there is a table to delete.
     _nft("-f", "-", given=f"table inet {TABLE} {{ }}\ndelete table inet {TABLE}\n{text}")
     return True
+
+
+def mark_of(settings: PlaneSettings) -> str:
+    """What a loaded table of these settings has as its comment."""
+    return blake2b(_body(settings, ()).encode(), digest_size=8).hexdigest()
+
+
+def loaded_mark() -> str | None:
+    """The comment of the loaded table; None when there is none. Raises NetlinkError."""
+    with open_counters() as sock:
+        for _, payload in sock.dump(_NFT_MSG_GETTABLE, _of_family(), "list the packet filter's tables"):
+            found = attributes(payload, 4)
+            if text_of(found.get(_NFTA_TABLE_NAME, b"")) == TABLE:
+                # User data is a list of type, length, value, a byte each; nft writes a comment as type 0.
+                return text_of(found.get(_NFTA_TABLE_USERDATA, b"\0\0")[2:])
+    return None
 
 
 def remove() -> bool:
@@ -117,7 +141,7 @@ def raised_promiscuous() -> tuple[str, ...]:
 
 def read_counters(sock: NetlinkSocket) -> dict[str, int]:
     """Packets dropped since the table was loaded, by cause. ``sock``: see ``open_counters``. Raises NetlinkError."""
-    body = struct.pack("=BBH", _FAMILY_INET, 0, 0) + attribute_text(_NFTA_OBJ_TABLE, TABLE)
+    body = _of_family() + attribute_text(_NFTA_OBJ_TABLE, TABLE)
     packets: dict[str, int] = {}
     for _, payload in sock.dump(_NFT_MSG_GETOBJ, body, "read the packet counters"):
         found = attributes(payload, 4)
@@ -132,26 +156,13 @@ def open_counters() -> NetlinkSocket:
     return NetlinkSocket(NETLINK_NETFILTER)
 
 
-def counters() -> dict[str, int]:
-    """As ``read_counters``, all zero when there is no table."""
-    try:
-        with open_counters() as sock:
-            return read_counters(sock)
-    except NetlinkError:
-        return dict.fromkeys(COUNTERS, 0)
+def _of_family() -> bytes:
+    return struct.pack("=BBH", _FAMILY_INET, 0, 0)
 
 
 def _elements(items: Iterable[str]) -> str:
     listed = ", ".join(items)
     return f"elements = {{ {listed} }}" if listed else ""
-
-
-def _loaded_mark() -> str | None:
-    for each in _listed() or ():
-        if "table" in each:
-            comment = each["table"].get("comment")
-            return str(comment) if comment else None
-    return None
 
 
 def _listed() -> list[dict[str, dict[str, Any]]] | None:

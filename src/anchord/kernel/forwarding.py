@@ -116,6 +116,8 @@ class Forwarding:
         sock = NetlinkSocket()
         try:
             self._tunnel_mtu = host.prepare(self.settings, sock)
+            for name in host.unnamed(self.settings, sock):
+                log.warning("interface=%s is neither access nor core: its packets are unbound hosts' for us", name)
             self._engine = Engine(self.settings, sock)
             self._engine.take_over(self._tunnel_mtu)
             self._counter_socket = firewall.open_counters()
@@ -306,14 +308,18 @@ class Forwarding:
 
     def _audit(self, engine: Engine, urgent: Callable[[], bool]) -> str | None:
         began = time.monotonic()
+        errors: list[str] = []
         try:
-            self._tunnel_mtu = host.tunnel_mtu(self.settings, dump.interfaces(engine.socket))
-            errors = engine.audit(self._tunnel_mtu, urgent)
+            self._tunnel_mtu = host.prepare(self.settings, engine.socket)
+        except KernelError as error:  # an interface is gone, perhaps: what is on the others is looked after
+            errors.append(str(error))
+        try:
+            errors += engine.audit(self._tunnel_mtu, urgent)
             self._tidy(engine)
         except dump.InterruptedReadError:
             return None
-        except (NetlinkError, KernelError) as error:
-            errors = [str(error)]
+        except NetlinkError as error:
+            errors.append(str(error))
         self._audited_at = time.monotonic()
         self._audit_pause_s = max(_AUDIT_EVERY_S, _AUDIT_SHARE * (self._audited_at - began))
         return "; ".join(errors) or None

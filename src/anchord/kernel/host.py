@@ -36,7 +36,7 @@ _CONF = Path("/proc/sys/net/ipv6/conf")  # shows the network namespace of the th
 def prepare(settings: PlaneSettings, sock: NetlinkSocket) -> int:
     """Make the machine a router whose access interfaces hear every frame; the tunnel MTU in bytes.
 
-    Idempotent: what is as it should be is not touched. Raises KernelError.
+    Idempotent: what is as it should be is not touched, and then it takes a millisecond. Raises KernelError.
     """
     try:
         known = dump.interfaces(sock)
@@ -46,17 +46,16 @@ def prepare(settings: PlaneSettings, sock: NetlinkSocket) -> int:
         if tunnel_source() != settings.address:
             set_tunnel_source(settings.address)
         firewall.load(settings, raised)
-        return tunnel_mtu(settings, known)
+        return _tunnel_mtu(settings, known)
     except NetlinkError as error:
         raise explained(error) from error
 
 
-def tunnel_mtu(settings: PlaneSettings, known: dict[str, dump.Interface]) -> int:
+def _tunnel_mtu(settings: PlaneSettings, known: dict[str, dump.Interface]) -> int:
     """Bytes an inner packet may have. Raises KernelError when that is below the least IPv6 allows."""
     if settings.tunnel_mtu is not None:
         return settings.tunnel_mtu
-    present = [known[name] for name in settings.core if name in known]
-    narrowest = min(present, key=lambda each: each.mtu)
+    narrowest = min((known[name] for name in settings.core), key=lambda each: each.mtu)
     if narrowest.mtu - ENCAPSULATION_OVERHEAD < MIN_MTU:
         raise KernelError(
             f"core interface {narrowest.name} is too narrow for tunnels",
@@ -131,11 +130,17 @@ def _check(settings: PlaneSettings, sock: NetlinkSocket, known: dict[str, dump.I
             "it is the end of every tunnel",
             f"add it: ip -6 addr add {settings.address}/64 dev {settings.core[0]}, or correct domain.toml",
         )
-    for name, each in known.items():
+
+
+def unnamed(settings: PlaneSettings, sock: NetlinkSocket) -> list[str]:
+    """Interfaces that are up and neither access nor core: what they bring is taken for unbound hosts' packets."""
+    found: list[str] = []
+    for name, each in dump.interfaces(sock).items():
         named = name in settings.access or name in settings.core
         own = name.startswith("an-") or each.group in (LIVE, GRAVEYARD)
         if not (named or own) and each.up and name != "lo":
-            log.warning("interface=%s is neither access nor core: packets it brings count as unbound hosts'", name)
+            found.append(name)
+    return found
 
 
 def _sysctls(settings: PlaneSettings) -> None:
