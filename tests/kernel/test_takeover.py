@@ -194,6 +194,36 @@ def test_an_audit_repairs_a_deleted_link(pair: Pair) -> None:
     assert reaches(pair.host, Domain.CN)
 
 
+def test_an_audit_brings_a_replaced_access_interface_back(pair: Pair) -> None:
+    gateway, switch = pair.planes[1].namespace, pair.domain.switch
+    gateway.run("ip link del acc0")
+    assert "acc0" in (pair.planes[1].audit() or "")
+    veth(gateway, "acc0", switch, "pbr-gw1")
+    switch.run("ip link set pbr-gw1 master br-gw1")
+    assert pair.planes[1].audit() is None
+    assert "PROMISC" in gateway.json("link show acc0")[0]["flags"]
+    assert reaches(pair.host, Domain.CN)
+
+
+def test_an_audit_brings_the_packet_filter_back(pair: Pair) -> None:
+    """Whoever reloads the machine's own firewall flushes ours too."""
+    gateway = pair.planes[1].namespace
+    loaded = gateway.run("nft list ruleset")
+    gateway.run("nft flush ruleset")
+    assert pair.planes[1].audit() is None
+    assert gateway.run("nft list ruleset") == loaded
+
+
+def test_an_audit_brings_tunnel_source_and_forwarding_back(pair: Pair) -> None:
+    pair.hand_over()
+    gateway = pair.planes[2].namespace
+    gateway.run("ip sr tunsrc set ::1")
+    gateway.run("sysctl -qw net.ipv6.conf.all.forwarding=0")
+    gateway.run("ip link set acc0 promisc off")
+    assert pair.planes[2].audit() is None
+    assert reaches(pair.host, Domain.CN)
+
+
 def test_an_audit_finds_nothing_when_all_is_well(pair: Pair) -> None:
     pair.hand_over()
     for plane in pair.planes.values():

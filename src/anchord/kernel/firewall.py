@@ -31,7 +31,6 @@ from typing import Any
 from anchord.kernel.errors import KernelError
 from anchord.kernel.netlink import (
     NETLINK_NETFILTER,
-    NetlinkError,
     NetlinkSocket,
     attribute_text,
     attributes,
@@ -91,17 +90,17 @@ def _body(settings: PlaneSettings, promiscuous: Iterable[str]) -> str:
 """
 
 
-def load(settings: PlaneSettings, promiscuous: Iterable[str] = ()) -> bool:
-    """Make the table what it should be; False when it was already, in which case no process is started.
+def load(settings: PlaneSettings, promiscuous: Iterable[str] = (), newly: Iterable[str] = ()) -> bool:
+    """Make the table what it should be; False when it was already.
 
-    ``promiscuous``: see ``ruleset``; those that the loaded table remembers are kept. Raises KernelError, NetlinkError.
+    ``promiscuous``: see ``ruleset``; ``newly``: those of them that a loaded table does not know yet. When there are
+    none and the table is as it should be, no process is started. Raises KernelError, NetlinkError.
     """
-    raised = sorted(promiscuous)
     if loaded_mark() == mark_of(settings):
-        if raised:
-            _nft("add", "element", "inet", TABLE, "promiscuous", f"{{ {', '.join(raised)} }}")
+        if new := ", ".join(newly):
+            _nft("add", "element", "inet", TABLE, "promiscuous", f"{{ {new} }}")
         return False
-    text = ruleset(settings, sorted({*raised, *raised_promiscuous()}))
+    text = ruleset(settings, promiscuous)
     # One transaction: the first line makes sure that there is a table to delete.
     _nft("-f", "-", given=f"table inet {TABLE} {{ }}\ndelete table inet {TABLE}\n{text}")
     return True

@@ -89,6 +89,7 @@ class Forwarding:
         self._counter_socket: NetlinkSocket | None = None
         self._counter_lock = threading.Lock()
         self._tunnel_mtu = 0
+        self._raised: set[str] = set()
         self._buried_at = self._declared_at = self._audited_at = 0.0
         self._audit_pause_s = _AUDIT_EVERY_S
         self._aside: list[_Work] = []
@@ -115,7 +116,8 @@ class Forwarding:
         """
         sock = NetlinkSocket()
         try:
-            self._tunnel_mtu = host.prepare(self.settings, sock)
+            self._raised = set(firewall.raised_promiscuous())
+            self._tunnel_mtu = host.prepare(self.settings, sock, self._raised)
             for name in host.unnamed(self.settings, sock):
                 log.warning("interface=%s is neither access nor core: its packets are unbound hosts' for us", name)
             self._engine = Engine(self.settings, sock)
@@ -310,7 +312,7 @@ class Forwarding:
         began = time.monotonic()
         errors: list[str] = []
         try:
-            self._tunnel_mtu = host.prepare(self.settings, engine.socket)
+            self._tunnel_mtu = host.prepare(self.settings, engine.socket, self._raised)
         except KernelError as error:  # an interface is gone, perhaps: what is on the others is looked after
             errors.append(str(error))
         try:

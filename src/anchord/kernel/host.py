@@ -33,19 +33,21 @@ log = logging.getLogger(__name__)
 _CONF = Path("/proc/sys/net/ipv6/conf")  # shows the network namespace of the thread that opens it
 
 
-def prepare(settings: PlaneSettings, sock: NetlinkSocket) -> int:
+def prepare(settings: PlaneSettings, sock: NetlinkSocket, raised: set[str]) -> int:
     """Make the machine a router whose access interfaces hear every frame; the tunnel MTU in bytes.
 
-    Idempotent: what is as it should be is not touched, and then it takes a millisecond. Raises KernelError.
+    Idempotent: what is as it should be is not touched, and then it takes a millisecond. ``raised`` are the interfaces
+    that were made promiscuous by us; those made so now are added. Raises KernelError.
     """
     try:
         known = dump.interfaces(sock)
         _check(settings, sock, known)
         _sysctls(settings)
-        raised = _open_access(settings, sock, known)
+        newly = _open_access(settings, sock, known)
+        raised.update(newly)
         if tunnel_source() != settings.address:
             set_tunnel_source(settings.address)
-        firewall.load(settings, raised)
+        firewall.load(settings, raised, newly)
         return _tunnel_mtu(settings, known)
     except NetlinkError as error:
         raise explained(error) from error
