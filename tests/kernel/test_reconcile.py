@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import replace
 from ipaddress import IPv6Network
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,21 @@ from hypothesis import strategies as st
 from planes import anchored, exported, gateway_address, imported, prefix, router
 
 from anchord.declared import HostState, PrefixEntry, Role
-from anchord.kernel.objects import Link, Object, Pair, Route, Rule
+from anchord.kernel.objects import PROTOCOL, Link, Object, Pair, Route, Rule
 from anchord.kernel.reconcile import Action, additions, leftovers, on_devices
-from anchord.kernel.tables import DOWN, GRAVEYARD, HOSTS, INNER, LIVE, UP, UPLINK, PlaneSettings, host_objects, plan
+from anchord.kernel.tables import (
+    DOWN,
+    GRAVEYARD,
+    HOSTS,
+    INNER,
+    LIVE,
+    TABLE_NAMES,
+    UP,
+    UPLINK,
+    PlaneSettings,
+    host_objects,
+    plan,
+)
 
 MAC = b"\2\0\0\0\0\x77"
 SETTINGS = PlaneSettings(
@@ -176,3 +189,11 @@ def test_objects_describe_themselves() -> None:
     assert texts[0] == f"macvlan {router(2).mac.hex(':')} on acc0"
     assert "route ::/0 from 2001:db8:a2:1::/64 in IPv6 to 2001:db8:f2::1 dev an-re0 table 83" in texts
     assert str(Rule(54, iif="an-re0")) == "rule 54: iif an-re0 blackhole"
+
+
+def test_the_names_for_iproute2_are_those_of_the_tables() -> None:
+    files = Path(__file__).parents[2] / "examples/iproute2"
+    for name, known in (("rt_tables.d", TABLE_NAMES), ("rt_protos.d", {PROTOCOL: "anchord"})):
+        lines = (files / name / "anchord.conf").read_text().splitlines()
+        pairs = [line.split() for line in lines if not line.startswith("#")]
+        assert {int(number): label for number, label in pairs} == known

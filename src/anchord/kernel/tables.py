@@ -47,7 +47,7 @@ from anchord.declared import HostState, PrefixEntry, Role
 from anchord.kernel.objects import PROTOCOL, Address, Link, Neighbour, Object, Pair, Route, RouteKind, Rule
 
 DECAP, HOSTS, INNER, UPLINK, DOWN, LOCALOUT, UP = 77, 78, 79, 80, 81, 82, 83
-TABLE_NAMES = {
+TABLE_NAMES = {  # as in examples/iproute2/rt_tables.d
     DECAP: "anchord-decap",
     HOSTS: "anchord-hosts",
     INNER: "anchord-inner",
