@@ -24,6 +24,8 @@ from anchord.protocol.outputs import Advertise, Declare, Heed, Ignore, Output, P
 from anchord.store.interface import StoreError
 from anchord.store.sqlite import SqliteStore
 
+HEED_S = 0.005
+
 
 def run(config: NodeConfig) -> int:
     """Run until stopped; the exit code. What was put into the kernel stays: a restart takes it over."""
@@ -46,6 +48,7 @@ class GatewayDaemon:
         self._transport = Transport(config.address, config.domain.peers)
         self._access = {name: AccessInterface(name, config.domain.secret, config.node) for name in config.access}
         self._heard_hello: dict[str, asyncio.TimerHandle] = {}
+        self._heeding: dict[tuple[str, bytes], asyncio.TimerHandle] = {}
         self._gateway_macs: set[bytes] = set()
         self._ready = False
         self._shell: Shell
@@ -103,10 +106,23 @@ class GatewayDaemon:
             self._access[output.interface].send(advertisement(output))
         elif isinstance(output, Probe):
             self._access[output.interface].send(probe(output))
-        elif isinstance(output, Ignore) and output.interface in self._access:
-            self._access[output.interface].ignore(output.mac)
-        elif isinstance(output, Heed) and output.interface in self._access:
-            self._access[output.interface].heed(output.mac)
+        elif isinstance(output, Ignore | Heed) and output.interface in self._access:
+            self._filter(output)
+
+    def _filter(self, output: Ignore | Heed) -> None:
+        """A new filter takes the kernel 0.2 ms, and no answer waits for it: not our registration, which leaves first,
+        and not that of an anchor, whose worker thread is making the tunnel meanwhile."""
+        loop, access, host = asyncio.get_running_loop(), self._access[output.interface], (output.interface, output.mac)
+        if host in self._heeding:
+            self._heeding.pop(host).cancel()
+        if isinstance(output, Ignore):
+            loop.call_soon(access.ignore, output.mac)
+        else:
+            self._heeding[host] = loop.call_later(HEED_S, self._heed, host)
+
+    def _heed(self, host: tuple[str, bytes]) -> None:
+        del self._heeding[host]
+        self._access[host[0]].heed(host[1])
 
     def _installed(self, ticket: int, error: str | None) -> None:
         self._shell.feed([Installed(ticket, error)])
