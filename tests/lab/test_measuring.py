@@ -209,6 +209,12 @@ def test_a_capture_where_there_is_no_interface(network: Network, tmp_path: Path)
         Capture(tmp_path, {"core-x": (network.router, "eth9")})
 
 
+def test_a_capture_does_not_mix_with_an_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "core-x.pcap").touch()
+    with pytest.raises(CaptureError, match="earlier run"):
+        Capture(tmp_path, {})
+
+
 def test_a_connections_path_is_counted_where_it_is_forwarded(network: Network, ends: tuple[Endpoint, Endpoint]) -> None:
     near, _ = ends
     paths = Paths({"gw1": network.router})

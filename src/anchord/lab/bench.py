@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import threading
@@ -127,6 +128,8 @@ def topology(moves: int) -> Topology:
 
 def run(moves: int, keep: Path | None, say: Callable[[str], None]) -> list[Row]:
     """Run the whole benchmark in a lab made for it; ``keep``: a directory for the captures."""
+    if not shutil.which("iperf3"):
+        raise BenchError("iperf3 is missing: install the package iperf3")
     say(f"building a domain with {moves} hosts")
     with Domain.up(topology(moves), f"bench-{os.getpid()}", owner_pid=os.getpid()) as domain:
         bench = Bench(domain, keep or domain.directory / "captures", say)

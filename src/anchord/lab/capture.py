@@ -220,11 +220,13 @@ class CaptureError(RuntimeError):
 class Capture:
     """A running capture at several points; the pcap files appear when it is stopped.
 
-    ``blocks`` is the size of each point's ring in units of 128 KiB (about 600 frames each).
+    ``blocks`` is the size of each point's ring in units of 128 KiB (about 600 frames each). Raises CaptureError.
     """
 
     def __init__(self, directory: Path, points: Mapping[str, tuple[str, str]], blocks: int = 32) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.glob("*.pcap")):  # what is read later are all captures of a directory
+            raise CaptureError(f"{directory} holds captures of an earlier run: remove them or name another directory")
         self.directory = directory
         self._process = subprocess.Popen(
             [sys.executable, "-m", "anchord.lab.capture"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -267,10 +267,11 @@ def _measured(report: TourReport, handovers: list[dict[str, Any]]) -> Check:
         f"{row['from']} -> {row['to']}: no {key}" for row in handovers for key, value in row.items() if value is None
     ]
     lossless = _no_frame_missed(report.captured)
+    gaps = [f"{report.processor_gaps} probes not sent for want of a processor"] if report.processor_gaps else []
     return Check(
         "every handover was measured, and no capture missed a frame",
         not missing and lossless.holds and len(handovers) == len(MOVES),
-        "; ".join([*missing, lossless.seen]),
+        "; ".join([*missing, lossless.seen, *gaps]),
     )
 
 
