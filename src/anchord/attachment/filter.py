@@ -2,8 +2,8 @@
 
 Everything is wanted of a host that is not known: its first frame is what tells that it has come. Of a host that is
 known only what the kernel does not answer itself: Router Solicitations, its Neighbour Solicitations and Advertisements
-(they show that it lives and which addresses it uses), and 802.2 frames (an access point's Layer 2 Update). Its data,
-however fast, is decided about in the kernel.
+(they show that it lives and which addresses it uses), 802.2 frames (an access point's Layer 2 Update), and hellos of
+gateways. Its data, however fast, is decided about in the kernel.
 
 The program is a binary search over the known addresses, so hundreds of them cost ten comparisons a frame. The kernel
 charges it to the socket (net.core.optmem_max), and packet loads are dear there: each address is searched for in two
@@ -17,6 +17,8 @@ import ctypes
 import socket
 import struct
 from collections.abc import Iterable
+
+from anchord.attachment.segment import ETHERTYPE as HELLO
 
 MOST_HOSTS = 600  # what fits into the 4096 instructions of a classic BPF program
 SNAP_BYTES = 256  # enough of a frame to see who it is from, and for any solicitation
@@ -58,7 +60,8 @@ def _signs_of_life() -> list[Instruction]:
     """Accept what is wanted of everybody. A load beyond the end would drop the frame, so the length is asked first."""
     return [
         (_LD_H, 0, 0, 12),
-        (_JGT, 0, 9, _LONGEST_LLC),  # 802.3: accept
+        (_JGT, 0, 10, _LONGEST_LLC),  # 802.3: accept
+        (_JEQ, 9, 0, HELLO),  # another gateway may have been taken for a host before it said so
         (_JEQ, 0, 9, 0x86DD),
         (_LD_LEN, 0, 0, 0),
         (_JGT, 0, 7, 54),
