@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from anchord.attachment import filter as frame_filter
 from anchord.attachment.access import DRAIN, AccessInterface, Notice
+from anchord.attachment.segment import ETHERTYPE
 from anchord.lab.namespaces import inside
 from anchord.wire.frames import ethernet_frame, layer2_update_frame
 from anchord.wire.neighbor import (
@@ -232,7 +233,7 @@ def wanted(frame: bytes, known: list[bytes]) -> bool:
         return False
     if source[0] & 1:
         return False
-    if source not in known or kind <= 1500:
+    if source not in known or kind <= 1500 or kind == ETHERTYPE:
         return True
     return len(frame) > 54 and kind == 0x86DD and frame[20] == 58 and frame[54] in (133, 135, 136)
 
@@ -241,7 +242,9 @@ def wanted(frame: bytes, known: list[bytes]) -> bool:
 a_mac = st.builds(lambda head, tail: head + tail, st.sampled_from([b"\2\0", b"\2\1", b"\6\0", b"\1\x80"]), st.binary(
     min_size=4, max_size=4).map(lambda tail: bytes(byte & 3 for byte in tail)))  # fmt: skip
 a_destination = st.one_of(st.sampled_from(BRIDGES), st.binary(min_size=6, max_size=6))
-an_ethertype = st.one_of(st.sampled_from([0, 1500, 1501, 1536, 0x0800, 0x86DD, 0xFFFF]), st.integers(0, 0xFFFF))
+an_ethertype = st.one_of(
+    st.sampled_from([0, 1500, 1501, 1536, 0x0800, 0x86DD, 0xFFFF, ETHERTYPE]), st.integers(0, 0xFFFF)
+)
 a_body = st.one_of(
     st.binary(max_size=300),
     st.builds(

@@ -22,6 +22,12 @@ def test_a_hello_of_the_domain_is_recognised(wire: Wire) -> None:
     assert wire.send([hello(SECRET, OTHER, "gw2/acc0", time.time())])[1] == [Hello("acc0", "gw2/acc0", OTHER)]
 
 
+def test_a_gateway_that_was_taken_for_a_host_is_recognised_all_the_same(wire: Wire) -> None:
+    """Its kernel may have sent a frame of its own before its first hello."""
+    wire.access.ignore(OTHER)
+    assert wire.send([hello(SECRET, OTHER, "gw2/acc0", time.time())])[1] == [Hello("acc0", "gw2/acc0", OTHER)]
+
+
 def test_another_interface_of_the_same_gateway_is_another(wire: Wire) -> None:
     assert wire.send([hello(SECRET, OTHER, "gw1/acc1", time.time())])[1] == [Hello("acc0", "gw1/acc1", OTHER)]
 

@@ -75,7 +75,9 @@ def wait_for(holds: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S)
 
 def wait_event(domain: Domain, node: str, holds: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     """Wait until something holds that an event of a daemon goes with."""
-    assert readiness.wait_until(domain.control(node), holds, timeout_s), f"{node} never said so"
+    assert readiness.wait_until(domain.control(node), holds, timeout_s), (
+        f"{node} never said so; its last lines:\n{readiness.last_lines(domain.log(node))}"
+    )
 
 
 def usable_address(domain: Domain, host: str, gateway: str) -> str:
