@@ -43,7 +43,11 @@ def lab() -> Iterator[Domain]:
     hosts["nobody"] = Host("nobody", "gw2", mac=UNLISTED)
     listed = [*LISTED.values(), EARLY.hex(":"), LATE.hex(":")]
     made = dataclasses.replace(
-        plain, gateways=gateways, hosts=hosts, central=Central(node={"hosts": "listed", "listed": listed})
+        plain,
+        gateways=gateways,
+        hosts=hosts,
+        central=Central(node={"hosts": "listed", "listed": listed}),
+        domain={"serve_unregistered": False},  # else all are served while the central database begins, listed or not
     )
     try:
         yield Domain.up(made, LAB, owner_pid=os.getpid())
