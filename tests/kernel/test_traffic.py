@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv6Address
@@ -166,3 +168,28 @@ def test_a_scan_of_a_prefix_fills_no_neighbour_cache(pair: Pair) -> None:
     known = [IPv6Address(each["dst"]) for each in pair.planes[1].namespace.json("-6 neigh show")]
     # The host's own address may be there: its neighbour solicitations tell it.
     assert {address for address in known if address in prefix(1)} <= {pair.address}
+
+
+def arp_answers(interface: str, asked: bytes) -> list[bytes]:
+    """The MAC addresses that answer an ARP request within 0.3 s."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as link:
+        link.bind((interface, 0x0806))
+        link.settimeout(0.3)
+        mac = link.getsockname()[4]
+        request = bytes.fromhex("08060001080006040001") + mac + bytes((192, 0, 2, 2)) + bytes(6) + asked
+        link.send(b"\xff" * 6 + mac + request)
+        found = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                frame = link.recv(100)
+                if frame[20:22] == b"\0\2":
+                    found.append(frame[6:12])
+        return found
+
+
+def test_the_faces_of_anchors_do_not_answer_for_the_gateways_ipv4_addresses(pair: Pair) -> None:
+    pair.hand_over()
+    gateway = pair.domain.gateways[2]
+    gateway.run("ip addr add 192.0.2.1/24 dev acc0")
+    answers = pair.host.call(lambda: arp_answers("eth0", bytes((192, 0, 2, 1))))
+    assert answers == [gateway.mac("acc0")]

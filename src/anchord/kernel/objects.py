@@ -43,6 +43,7 @@ IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_MACVLAN_MODE, MACVLAN_MODE_PRIVATE = 1, 1
 VETH_INFO_PEER = 1
 IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE = 8, 1
+IFLA_INET_CONF, IPV4_DEVCONF_ARP_IGNORE, ARP_IGNORE_ALL = 1, 19, 8  # linux/if_link.h, linux/ip.h
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD, IFA_F_PERMANENT = 0x02, 0x80
 NDA_DST, NDA_LLADDR, NUD_PERMANENT = 1, 2, 0x80
@@ -352,8 +353,21 @@ Object = Link | Pair | Address | Neighbour | Route | Rule
 
 def no_automatic_address(index: int, what: object) -> Request:
     """Keep the kernel from giving interface ``index`` a link-local address of its own (addrgenmode none)."""
-    mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([ADDR_GEN_MODE_NONE]))
-    return Request(RTM_NEWLINK, 0, ifinfo(index) + nested(IFLA_AF_SPEC, nested(_INET6, mode)), what)
+    return Request(RTM_NEWLINK, 0, ifinfo(index) + nested(IFLA_AF_SPEC, _no_own_address()), what)
+
+
+def no_life_of_its_own(index: int, what: object) -> Request:
+    """The same for a DLIF, which is also not to answer ARP.
+
+    The kernel would answer for any IPv4 address of the machine, so that a host who asks on the link for one would get
+    an answer from each of its DLIFs. IPv4 is none of our business.
+    """
+    silent = nested(socket.AF_INET, nested(IFLA_INET_CONF, attribute_u32(IPV4_DEVCONF_ARP_IGNORE, ARP_IGNORE_ALL)))
+    return Request(RTM_NEWLINK, 0, ifinfo(index) + nested(IFLA_AF_SPEC, _no_own_address() + silent), what)
+
+
+def _no_own_address() -> bytes:
+    return nested(_INET6, attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([ADDR_GEN_MODE_NONE])))
 
 
 def link_name(index: int) -> str:
@@ -380,7 +394,7 @@ def spare(index: int, parent: str, parent_index: int, group: int) -> list[Reques
             ),
         )
     )
-    return [Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what), no_automatic_address(index, what)]
+    return [Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what), no_life_of_its_own(index, what)]
 
 
 def group_deletion(group: int) -> Request:
