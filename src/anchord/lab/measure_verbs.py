@@ -124,7 +124,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status("starting") as status:
+    with Console(stderr=True).status("starting", refresh_per_second=4) as status:
         yield status.update
 
 
