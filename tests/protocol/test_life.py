@@ -296,6 +296,39 @@ def test_a_segment_shared_with_another_gateway_attaches_nobody_until_it_is_clear
     assert len(domain.gw[1].sessions) == 2
 
 
+def test_a_gateway_that_was_taken_for_a_host_is_forgotten_when_it_says_what_it_is() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.feed(domain.address(1), SegmentConflict("acc0", "gw2/acc0", MAC))
+    domain.settle()
+    domain.pass_time(11.0)
+    assert not domain.gw[1].sessions and not domain.central.bindings and entries(domain, 1) == ()
+
+
+def test_a_host_that_reassociates_where_it_is_served_is_registered_once_more() -> None:
+    """An update that says it is elsewhere may be on its way: the newer registration overtakes it."""
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.pass_time(5.0)
+    domain.ignored[domain.address(1)].clear()
+    before = len(updates(domain, domain.address(1), CENTRAL))
+    domain.host_at(1, MAC, reassociated=True)
+    assert len(updates(domain, domain.address(1), CENTRAL)) == before + 1
+
+
+def test_silent_cmd_the_operator_is_told_when_the_host_is_registered_at_last() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.lose = lambda sender, send: send.destination == CENTRAL
+    domain.host_at(2, MAC)
+    domain.pass_time(0.5)
+    domain.reports.clear()
+    domain.lose = lambda sender, send: False
+    domain.pass_time(1.0)
+    served = [report.fields for who, report in domain.reports if report.event == "served"]
+    assert [(fields["registered"], fields["anchors"]) for fields in served] == [(True, [str(domain.address(1))])]
+
+
 @pytest.mark.parametrize(
     "mac", ["01005e000001", "ffffffffffff", "333300000001"], ids=["multicast", "broadcast", "ipv6-multicast"]
 )

@@ -149,7 +149,7 @@ class GatewayDaemon:
         else:
             self._access[seen.interface].say_hello()
         self._heard_hello[seen.interface] = loop.call_later(QUIET_S, self._quiet, seen.interface)
-        return SegmentConflict(seen.interface, seen.name)
+        return SegmentConflict(seen.interface, seen.name, seen.mac)
 
     def _quiet(self, interface: str) -> None:
         del self._heard_hello[interface]

@@ -123,6 +123,9 @@ class Gateway:
             self.counters.heard(event.source, now)
             self.counters.of(event.source).drop(event.cause)
         elif isinstance(event, SegmentConflict):
+            mistaken = self._core.by_mac.get(event.mac)
+            if mistaken is not None:
+                self._serving.mistaken(mistaken, now)
             if self._core.conflicts.get(event.interface) != event.other:
                 self._core.conflicts[event.interface] = event.other
                 self._core.report("segment-conflict", "error", interface=event.interface, other=event.other)

@@ -42,10 +42,14 @@ class HostSeen:
 
 @dataclass(frozen=True, slots=True)
 class SegmentConflict:
-    """Another gateway (or another access interface of ours) was heard on ``interface``; ``other`` names it."""
+    """Another gateway (or another access interface of ours) was heard on ``interface``; ``other`` names it.
+
+    ``mac``: what it sent with. That is no host, whatever it was taken for before.
+    """
 
     interface: str
     other: str
+    mac: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,9 @@ class Registering:
             self._accepted(session, exchange, ack, now)
 
     def _accepted(self, session: Session, exchange: Exchange, ack: BindingAcknowledgement, now: Instant) -> None:
+        if session.phase is Phase.SERVING and not session.registered:
+            # Served without the CMD's word until now: that is worth telling.
+            session.timeline = {"seen": now.monotonic_s}
         session.timeline.setdefault("pba", now.monotonic_s)
         session.ticks = max(session.ticks, exchange.ticks)
         session.registered = True
@@ -139,7 +142,8 @@ class Registering:
         left_s = max(exchange.message.lifetime_s - (now.monotonic_s - exchange.sent.monotonic_s) - lost_s, 0.0)
         self._core.lives_on(session, left_s, now)
         anchors = self._read_anchors(session, ack)
-        if session.phase is Phase.SERVING and anchors == session.anchors:
+        news = "seen" in session.timeline
+        if session.phase is Phase.SERVING and anchors == session.anchors and not news:
             self._core.persist(session)
             return
         self._serve(session, anchors, now)

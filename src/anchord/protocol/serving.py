@@ -61,6 +61,9 @@ class ServingRole:
             if ("probe", session.key) in self._core.timers:
                 self._core.timers.cancel(("probe", session.key))
                 self._refresh(session, now)
+            if seen.reassociated:
+                # It may have been elsewhere, and an update about that may still be on its way to us.
+                self._refresh(session, now)
             if seen.solicited or seen.reassociated:
                 self._advertising.answer(session, now)
 
@@ -252,6 +255,13 @@ class ServingRole:
             self._registering.refresh(session, now)
         else:
             self._core.lives_on(session, self._domain.lifetimes.binding_s, now)
+
+    def mistaken(self, session: Session, now: Instant) -> None:
+        """What was taken for a host is a gateway: as if it had never been here."""
+        registered = session.registered or self._core.exchanges.outstanding(self._domain.central, session.key)
+        self._core.close(session, now)
+        if registered and self._domain.mobility:
+            self._registering.deregister(session, now)
 
     def expired(self, session: Session, now: Instant) -> None:
         """The lifetime is over: only the serving gateway ends a session (RFC 8885 section 3.5)."""
