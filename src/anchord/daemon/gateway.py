@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -99,7 +100,7 @@ class GatewayDaemon:
     def _perform(self, output: Output) -> None:
         if isinstance(output, Declare):
             loop = asyncio.get_running_loop()
-            # The kernel layer answers from its worker thread; the answer is fed in on the loop.
+            # The kernel layer answers from whichever thread did the work; the answer is fed in on the loop.
             answer = partial(self._installed, output.ticket)
             self._forwarding.declare(output.state, lambda error: _on(loop, answer, error))
         elif isinstance(output, Advertise):
@@ -177,7 +178,11 @@ class GatewayDaemon:
 
 
 def _on(loop: asyncio.AbstractEventLoop, call: Callable[[str | None], None], error: str | None) -> None:
-    loop.call_soon_threadsafe(call, error)
+    """Call on the event loop, from whatever thread; never before the caller is done."""
+    if threading.current_thread() is threading.main_thread():
+        loop.call_soon(call, error)  # the loop runs in the main thread: it need not be woken
+    else:
+        loop.call_soon_threadsafe(call, error)
 
 
 def _host_seen(seen: Notice) -> HostSeen:

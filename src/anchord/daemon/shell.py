@@ -22,14 +22,14 @@ from anchord.daemon.transport import Transport
 from anchord.protocol.inputs import Input
 from anchord.protocol.outputs import Output, Persist, Report, Send
 from anchord.protocol.timers import Instant
-from anchord.store.interface import Store, StoreError
+from anchord.store.interface import Change, Store, StoreError
 
 log = logging.getLogger("anchord")
 
 # The store is written through to the disk this long after a commit, once for everything committed meanwhile.
 FLUSH_S = 0.01
-# Operators are told this much later than peers and hosts: answer first.
-REPORT_S = 0.005
+# What neither peers nor hosts wait for is done this much later: answer first.
+AFTERWARDS_S = 0.005
 SWITCH_INTERVAL_S = 0.0002
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -77,7 +77,8 @@ class Shell:
         self._timer_at: float | None = None
         self._flush_scheduled = False
         self._reports: list[tuple[float, Report]] = []
-        self._report_scheduled = False
+        self._changes: list[Change] = []  # in order; some of them may wait a moment
+        self._afterwards_scheduled = False
         self._stopped: asyncio.Future[int] = self._loop.create_future()
 
     def feed(self, events: Iterable[Input]) -> None:
@@ -89,18 +90,10 @@ class Shell:
 
     def perform(self, outputs: list[Output]) -> None:
         """Carry out outputs: persist, then everything else in order."""
-        changes = [(o.table, o.key, o.value) for o in outputs if isinstance(o, Persist)]
-        if changes:
-            try:
-                self._store.commit(changes)
-            except StoreError as error:
-                # Nothing may leave that would not survive a crash: better no answer, and a clear end.
-                logs.say(log, logging.CRITICAL, "store-failed", error=str(error))
-                self.stop(1)
-                return
-            if not self._flush_scheduled:
-                self._flush_scheduled = True
-                self._loop.call_later(FLUSH_S, self._flush)
+        kept = [output for output in outputs if isinstance(output, Persist)]
+        self._changes += [(output.table, output.key, output.value) for output in kept]
+        if not all(output.soon for output in kept) and not self._commit():
+            return
         for output in outputs:
             if isinstance(output, Send):
                 self._transport.send(output.destination, output.message)
@@ -109,9 +102,24 @@ class Shell:
             elif not isinstance(output, Persist):
                 self._perform_other(output)
         self._set_timer()
-        if self._reports and not self._report_scheduled:
-            self._report_scheduled = True
-            self._loop.call_later(REPORT_S, self._tell_reports)
+        if (self._reports or self._changes) and not self._afterwards_scheduled:
+            self._afterwards_scheduled = True
+            self._loop.call_later(AFTERWARDS_S, self._afterwards)
+
+    def _commit(self) -> bool:
+        """Make everything that was to be persisted until now survive this process; False when it cannot be done."""
+        changes, self._changes = self._changes, []
+        try:
+            self._store.commit(changes)
+        except StoreError as error:
+            # Nothing may leave that would not survive a crash: better no answer, and a clear end.
+            logs.say(log, logging.CRITICAL, "store-failed", error=str(error))
+            self.stop(1)
+            return False
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_later(FLUSH_S, self._flush)
+        return True
 
     def start(self) -> None:
         """Listen for messages and signals. SIGTERM and SIGINT end the daemon."""
@@ -135,7 +143,7 @@ class Shell:
         try:
             return await self._stopped
         finally:
-            self._tell_reports()
+            self._afterwards()
 
     def _flush(self) -> None:
         self._flush_scheduled = False
@@ -157,8 +165,11 @@ class Shell:
         self._timer = self._timer_at = None
         self.perform(self._node.handle_timers(instant()))
 
-    def _tell_reports(self) -> None:
-        self._report_scheduled = False
+    def _afterwards(self) -> None:
+        """What nobody waits for."""
+        self._afterwards_scheduled = False
+        if self._changes:
+            self._commit()
         reports, self._reports = self._reports, []
         for at, report in reports:
             logs.say(log, _LEVELS[report.level], report.event, **report.fields)

@@ -1,7 +1,9 @@
 """Forwarding as a service: declare what should be true of a host, be told when the kernel has made it so.
 
-All work on the kernel happens in one worker thread, because rtnetlink runs inside sendmsg() and waits for a lock that
-is shared by the whole machine. The thread's day, most urgent first:
+Work on the kernel is done by one thread at a time. A declaration that meets nobody at work is carried out by its caller
+at once: it takes less than a millisecond, and two changes of thread would take half of one. Everything that takes long,
+because rtnetlink runs inside sendmsg() and waits for a lock that is shared by the whole machine, is left to a worker
+thread, and so are declarations that come meanwhile. The worker's day, most urgent first:
 
 1. declarations: all that are waiting are merged into one batch, and each is answered as soon as the kernel has
    acknowledged its objects;
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 flush = host.flush
 
 Done = Callable[[str | None], None]
-"""Called from the worker thread with None or an error text. Must not block."""
+"""Called with None or an error text, from whichever thread did the work. Must not block or declare anything."""
 
 _MERGE_AT_MOST = 16
 """Declarations in one batch: bounds how long the first of them waits for its answer."""
@@ -72,7 +74,11 @@ class _Stop(NamedTuple):
     pass
 
 
-_Work = _Declare | _Sweep | _Audit | _Stop
+class _LookAround(NamedTuple):
+    """A caller has carried out a declaration itself: there may be something to tidy up."""
+
+
+_Work = _Declare | _Sweep | _Audit | _Stop | _LookAround
 
 
 class Forwarding:
@@ -94,6 +100,7 @@ class Forwarding:
         self._audit_pause_s = _AUDIT_EVERY_S
         self._aside: list[_Work] = []
         self._merged = 0
+        self._at_work = threading.Lock()
 
     @property
     def links(self) -> Mapping[bytes, str]:
@@ -150,8 +157,21 @@ class Forwarding:
 
         ``done(None)`` when the kernel has acknowledged every object; ``done(text)`` when something failed: other
         hosts are not affected, and declaring again repairs. What is no longer wanted goes afterwards.
+
+        ``done`` is called before this returns if nobody else was at work, and from the worker thread otherwise.
         """
-        self._queue.put(_Declare(state, done))
+        work = _Declare(state, done)
+        if self._engine is None or not self._at_work.acquire(blocking=False):
+            self._queue.put(work)
+            return
+        try:
+            # What is waiting came earlier; only the worker keeps the order.
+            mine = self._queue.empty() and not self._aside
+            if mine:
+                self._declare(self._engine, [work])
+        finally:
+            self._at_work.release()
+        self._queue.put(_LookAround() if mine else work)
 
     def sweep(self, done: Done) -> None:
         """Remove what an earlier process left and no declaration since ``start`` has mentioned."""
@@ -214,6 +234,13 @@ class Forwarding:
     def _turn(self, engine: Engine) -> bool:
         """One piece of work; False when it was the last."""
         work = self._next(engine)
+        if isinstance(work, _LookAround):
+            return True
+        with self._at_work:
+            self._do(engine, work)
+        return not isinstance(work, _Stop)
+
+    def _do(self, engine: Engine, work: _Declare | _Sweep | _Audit | _Stop | None) -> None:
         match work:
             case None:
                 self._idle(engine)
@@ -228,8 +255,6 @@ class Forwarding:
                 _answer(done, self._audit(engine, lambda: False))
             case _Stop():
                 engine.tidy()
-                return False
-        return True
 
     def _next(self, engine: Engine) -> _Work | None:
         if self._aside:
@@ -263,7 +288,7 @@ class Forwarding:
                 break
             if isinstance(work, _Declare):
                 found.append(work)
-            else:
+            elif not isinstance(work, _LookAround):
                 self._aside.append(work)
         return found
 

@@ -74,9 +74,9 @@ class GatewayCore:
         self.by_mac[session.mac] = session
         self.router_macs[session.router.mac] = session.key
 
-    def persist(self, session: Session) -> None:
-        """Journal a session as it is now."""
-        self.emit(Persist("session", session.key, session.to_json()))
+    def persist(self, session: Session, soon: bool = False) -> None:
+        """Journal a session as it is now; ``soon``: nothing that leaves now depends on it."""
+        self.emit(Persist("session", session.key, session.to_json(), soon))
 
     def face(self, session_key: str, mn_id: Any, gateway: str) -> Any:
         """Derive the face of ``gateway`` towards a node; collisions are settled at allocation (decision 15)."""

@@ -1,4 +1,4 @@
-"""What a protocol object wants done. Outputs of one call are carried out in order, Persist before anything leaves."""
+"""What a protocol object wants done. Outputs are carried out in order, but Persist before any message leaves."""
 
 from __future__ import annotations
 
@@ -79,11 +79,15 @@ class Heed:
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Remember ``value`` (JSON) under ``table``/``key`` across a crash; None forgets it."""
+    """Remember ``value`` (JSON) under ``table``/``key`` across a crash; None forgets it.
+
+    ``soon``: a moment later will do, nothing that leaves now depends on it.
+    """
 
     table: str
     key: str
     value: dict[str, Any] | None
+    soon: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,8 @@ class ServingRole:
         session.probes = 0
         if seen.address is not None and seen.address != session.address:
             first, session.address = session.address is None, seen.address
-            if first:
-                self._core.persist(session)  # a restarted gateway has to know whom to ask
+            if first and session.phase is Phase.SERVING:
+                self._core.persist(session, soon=True)  # a restarted gateway has to know whom to ask
         if session.phase is Phase.AWAY:
             self._came_back(session, seen, now)
         elif session.interface != seen.interface:
@@ -178,8 +178,9 @@ class ServingRole:
                 core.router_macs[anchor.router.mac] = session.key
         if not session.registered:
             core.lives_on(session, self._domain.lifetimes.binding_s, now)
-        core.persist(session)
         core.declare(session, Continuation(session.key))
+        # Nobody is promised anything by this: should it be lost, the host's next frame has it registered again.
+        core.persist(session, soon=True)
 
     def installed(self, session: Session, error: str | None, now: Instant) -> None:
         """The kernel forwards for the node: now it may hear of its routers (RFC 5213 section 6.7)."""
