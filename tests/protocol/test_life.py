@@ -326,7 +326,7 @@ def test_silent_cmd_the_operator_is_told_when_the_host_is_registered_at_last() -
     domain.lose = lambda sender, send: False
     domain.pass_time(1.0)
     served = [report.fields for who, report in domain.reports if report.event == "served"]
-    assert [(fields["registered"], fields["anchors"]) for fields in served] == [(True, [str(domain.address(1))])]
+    assert [(fields["registered"], fields["anchors"]) for fields in served] == [(True, [domain.address(1)])]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from anchord.protocol.outputs import Advertise, Declare, Heed, Ignore, Output, P
 from anchord.store.interface import StoreError
 from anchord.store.sqlite import SqliteStore
 
-HEED_S = 0.005
+FILTER_S = 0.005  # a change of the filter waits so long: answer first
 
 
 def run(config: NodeConfig) -> int:
@@ -49,7 +49,7 @@ class GatewayDaemon:
         self._transport = Transport(config.address, config.domain.peers)
         self._access = {name: AccessInterface(name, config.domain.secret, config.node) for name in config.access}
         self._heard_hello: dict[str, asyncio.TimerHandle] = {}
-        self._heeding: dict[tuple[str, bytes], asyncio.TimerHandle] = {}
+        self._filtering: dict[tuple[str, bytes], asyncio.TimerHandle] = {}
         self._gateway_macs: set[bytes] = set()
         self._ready = False
         self._shell: Shell
@@ -111,19 +111,16 @@ class GatewayDaemon:
             self._filter(output)
 
     def _filter(self, output: Ignore | Heed) -> None:
-        """A new filter takes the kernel 0.2 ms, and no answer waits for it: not our registration, which leaves first,
-        and not that of an anchor, whose worker thread is making the tunnel meanwhile."""
-        loop, access, host = asyncio.get_running_loop(), self._access[output.interface], (output.interface, output.mac)
-        if host in self._heeding:
-            self._heeding.pop(host).cancel()
-        if isinstance(output, Ignore):
-            loop.call_soon(access.ignore, output.mac)
-        else:
-            self._heeding[host] = loop.call_later(HEED_S, self._heed, host)
+        """A new filter takes the kernel 0.2 ms, and no answer waits for it; of several orders the last one counts."""
+        host, access = (output.interface, output.mac), self._access[output.interface]
+        change = access.ignore if isinstance(output, Ignore) else access.heed
+        if host in self._filtering:
+            self._filtering.pop(host).cancel()
+        self._filtering[host] = asyncio.get_running_loop().call_later(FILTER_S, self._filter_now, host, change)
 
-    def _heed(self, host: tuple[str, bytes]) -> None:
-        del self._heeding[host]
-        self._access[host[0]].heed(host[1])
+    def _filter_now(self, host: tuple[str, bytes], change: Callable[[bytes], None]) -> None:
+        del self._filtering[host]
+        change(host[1])
 
     def _installed(self, ticket: int, error: str | None) -> None:
         self._shell.feed([Installed(ticket, error)])

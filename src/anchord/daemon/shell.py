@@ -1,7 +1,7 @@
 """The asyncio shell around a protocol object: it feeds inputs and time in, and carries outputs out.
 
 One event loop, no locks; the only other threads are the kernel layer's worker and the store's flusher. The order is
-the protocol's: what is to be persisted is in the store before anything of the same batch leaves.
+the protocol's: what it persists before a message is in the store before that message leaves.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Shell:
         self._timer_at: float | None = None
         self._flush_scheduled = False
         self._reports: list[tuple[float, Report]] = []
-        self._changes: list[Change] = []  # in order; some of them may wait a moment
+        self._changes: list[Change] = []  # to be committed before the next message leaves
         self._afterwards_scheduled = False
         self._stopped: asyncio.Future[int] = self._loop.create_future()
 
@@ -89,20 +89,22 @@ class Shell:
         self.perform(outputs)
 
     def perform(self, outputs: list[Output]) -> None:
-        """Carry out outputs: persist, then everything else in order."""
-        kept = [output for output in outputs if isinstance(output, Persist)]
-        self._changes += [(output.table, output.key, output.value) for output in kept]
-        if not all(output.soon for output in kept) and not self._commit():
-            return
+        """Carry out outputs in order. What was persisted before a message is in the store before it leaves."""
         for output in outputs:
-            if isinstance(output, Send):
+            if isinstance(output, Persist):
+                self._changes.append((output.table, output.key, output.value))
+            elif isinstance(output, Send):
+                if self._changes and not self._commit():
+                    return
                 self._transport.send(output.destination, output.message)
             elif isinstance(output, Report):
                 self._reports.append((time.time(), output))
-            elif not isinstance(output, Persist):
+            else:
                 self._perform_other(output)
+        if self._changes and not self._commit():
+            return
         self._set_timer()
-        if (self._reports or self._changes) and not self._afterwards_scheduled:
+        if self._reports and not self._afterwards_scheduled:
             self._afterwards_scheduled = True
             self._loop.call_later(AFTERWARDS_S, self._afterwards)
 
@@ -168,8 +170,6 @@ class Shell:
     def _afterwards(self) -> None:
         """What nobody waits for."""
         self._afterwards_scheduled = False
-        if self._changes:
-            self._commit()
         reports, self._reports = self._reports, []
         for at, report in reports:
             logs.say(log, _LEVELS[report.level], report.event, **report.fields)

@@ -200,8 +200,8 @@ class AnchoringRole:
             if moved:
                 session.left_s = now.monotonic_s
             core.detach(session)
-        core.persist(session)
         core.declare(session, Continuation(session.key, self._acknowledgement(request, session)))
+        core.persist(session)
         if moved:
             core.report("exported", mn=mn_id_text(session.mn_id), prefix=str(session.prefix), to=str(session.serving))
 

@@ -16,6 +16,8 @@ from anchord.protocol.settings import GatewaySettings
 from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import BindingAcknowledgement
 
+PERSIST_SOON_S = 0.005
+
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
@@ -74,9 +76,14 @@ class GatewayCore:
         self.by_mac[session.mac] = session
         self.router_macs[session.router.mac] = session.key
 
-    def persist(self, session: Session, soon: bool = False) -> None:
-        """Journal a session as it is now; ``soon``: nothing that leaves now depends on it."""
-        self.emit(Persist("session", session.key, session.to_json(), soon))
+    def persist(self, session: Session) -> None:
+        """Journal a session as it is now."""
+        self.timers.cancel(("persist", session.key))
+        self.emit(Persist("session", session.key, session.to_json()))
+
+    def persist_soon(self, session: Session, now: Instant) -> None:
+        """Journal a session when there is time: nothing that leaves now depends on it."""
+        self.timers.set(("persist", session.key), now.monotonic_s + PERSIST_SOON_S)
 
     def face(self, session_key: str, mn_id: Any, gateway: str) -> Any:
         """Derive the face of ``gateway`` towards a node; collisions are settled at allocation (decision 15)."""
@@ -100,7 +107,7 @@ class GatewayCore:
             self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
             self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
         self.emit(Persist("session", session.key, None))
-        for kind in ("refresh", "expire", "advertise", "fallback", "probe", "redeclare"):
+        for kind in ("refresh", "expire", "advertise", "fallback", "probe", "redeclare", "persist"):
             self.timers.cancel((kind, session.key))
         self.exchanges.forget(session.key, self.settings.domain.central)
         if heed:

@@ -165,6 +165,8 @@ class Gateway:
             self._serving.probe(key, now)
         elif kind == "redeclare":
             self._serving.redeclare(key)
+        elif kind == "persist" and session is not None:
+            self._core.persist(session)
         elif kind == "advertise" and session is not None:
             self._serving.advertise(session, now)
         elif kind == "expire" and session is not None:

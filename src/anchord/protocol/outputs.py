@@ -1,4 +1,7 @@
-"""What a protocol object wants done. Outputs are carried out in order, but Persist before any message leaves."""
+"""What a protocol object wants done. Outputs are carried out in order.
+
+What is persisted before a message in that order survives a crash before the message leaves.
+"""
 
 from __future__ import annotations
 
@@ -79,15 +82,11 @@ class Heed:
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Remember ``value`` (JSON) under ``table``/``key`` across a crash; None forgets it.
-
-    ``soon``: a moment later will do, nothing that leaves now depends on it.
-    """
+    """Remember ``value`` (JSON) under ``table``/``key`` across a crash; None forgets it."""
 
     table: str
     key: str
     value: dict[str, Any] | None
-    soon: bool = False
 
 
 @dataclass(frozen=True, slots=True)

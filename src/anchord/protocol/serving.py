@@ -50,7 +50,7 @@ class ServingRole:
         if seen.address is not None and seen.address != session.address:
             first, session.address = session.address is None, seen.address
             if first and session.phase is Phase.SERVING:
-                self._core.persist(session, soon=True)  # a restarted gateway has to know whom to ask
+                self._core.persist_soon(session, now)  # a restarted gateway has to know whom to ask
         if session.phase is Phase.AWAY:
             self._came_back(session, seen, now)
         elif session.interface != seen.interface:
@@ -180,7 +180,7 @@ class ServingRole:
             core.lives_on(session, self._domain.lifetimes.binding_s, now)
         core.declare(session, Continuation(session.key))
         # Nobody is promised anything by this: should it be lost, the host's next frame has it registered again.
-        core.persist(session, soon=True)
+        core.persist_soon(session, now)
 
     def installed(self, session: Session, error: str | None, now: Instant) -> None:
         """The kernel forwards for the node: now it may hear of its routers (RFC 5213 section 6.7)."""
@@ -204,8 +204,8 @@ class ServingRole:
                 mn=mn_id_text(session.mn_id),
                 mac=mac_text(session.mac),
                 interface=session.interface,
-                prefix=str(session.prefix),
-                anchors=[str(anchor.maar) for anchor in session.anchors],
+                prefix=session.prefix,
+                anchors=[anchor.maar for anchor in session.anchors],
                 registered=session.registered,
                 phases_ms=phases,
             )
