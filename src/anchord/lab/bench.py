@@ -39,8 +39,8 @@ from anchord.lab.traffic import AddressEvent, Endpoint, TrafficError
 GATEWAYS = ("gw1", "gw2", "gw3", "gw4")
 CORRESPONDENT = "cn1"
 TRANSFER_MBIT_S = 20.0
-BEFORE_S = 0.15  # traffic runs for so long before the host moves
-AFTER_S = 0.25  # and so long after it
+BEFORE_S = 0.12  # traffic runs for so long before the host moves
+AFTER_S = 0.18  # and so long after it
 PAIRS = 5
 LEG_S = 10  # of a throughput pair: one leg through the tunnel, one plain
 _ATTACH_TIMEOUT_S = 20.0
