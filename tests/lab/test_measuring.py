@@ -160,20 +160,24 @@ def test_captures_hold_every_probe_with_the_kernels_stamps(
     _until_received(far, 200)
     near.call("end_probes")
     far.call("end_probes")
-    sent = far.call("probe_counts")["flows"][NEAR]["received"]
+    received = far.call("probe_counts")["flows"][NEAR]["received"]
     results = capture.stop()
     assert {name: result.dropped for name, result in results.items()} == {"access-x": 0, "core-x": 0}
     views = {name: read_point(tmp_path / f"{name}.pcap", access=True) for name in results}
     assert {name: view.frames for name, view in views.items()} == {name: r.frames for name, r in results.items()}
     near_address = IPv6Address(NEAR).packed
+    counts = set()
     for view in views.values():
         (track,) = [
             track for (address, way, _), track in view.probes.items() if (address, way) == (near_address, Way.UP)
         ]
-        assert len(track.numbers) == sent
-        assert list(track.numbers) == list(range(track.numbers[0], track.numbers[0] + sent))
+        # The last ones may still have been on their way to the far end's counter.
+        assert len(track.numbers) >= received >= 200
+        assert list(track.numbers) == list(range(track.numbers[0], track.numbers[0] + len(track.numbers)))
         assert list(track.times) == sorted(track.times)
         assert began < track.times[0] < track.times[-1] < time.time_ns()
+        counts.add(len(track.numbers))
+    assert len(counts) == 1  # nothing is lost between two points of one router
 
 
 def test_a_host_that_only_receives_is_told_to_the_correspondent(ends: tuple[Endpoint, Endpoint]) -> None:
