@@ -312,7 +312,13 @@ def test_a_host_that_reassociates_where_it_is_served_is_registered_once_more() -
     domain.pass_time(5.0)
     domain.ignored[domain.address(1)].clear()
     before = len(updates(domain, domain.address(1), CENTRAL))
-    domain.host_at(1, MAC, reassociated=True)
+    domain.host_at(1, MAC, interface="acc1")
+    domain.ignored[domain.address(1)].clear()
+    domain.host_at(1, MAC, interface="acc1", reassociated=True)
+    assert len(updates(domain, domain.address(1), CENTRAL)) == before, "that was about the move just noticed"
+    domain.pass_time(5.0)
+    domain.ignored[domain.address(1)].clear()
+    domain.host_at(1, MAC, interface="acc1", reassociated=True)
     assert len(updates(domain, domain.address(1), CENTRAL)) == before + 1
 
 

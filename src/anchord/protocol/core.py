@@ -126,12 +126,13 @@ class GatewayCore:
 
     # Attachment
 
-    def attach(self, session: Session, interface: str) -> None:
+    def attach(self, session: Session, interface: str, now: Instant) -> None:
         """The node is on ``interface``: its frames need not be reported from there any more."""
         if session.interface == interface:
             return
         self.detach(session)
         session.interface = interface
+        session.attached_s = now.monotonic_s
         self.ignore(session)
 
     def ignore(self, session: Session) -> None:

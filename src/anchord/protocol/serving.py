@@ -61,7 +61,7 @@ class ServingRole:
             if ("probe", session.key) in self._core.timers:
                 self._core.timers.cancel(("probe", session.key))
                 self._refresh(session, now)
-            if seen.reassociated:
+            if seen.reassociated and now.monotonic_s - session.attached_s > 1.0:
                 # It may have been elsewhere, and an update about that may still be on its way to us.
                 self._refresh(session, now)
             if seen.solicited or seen.reassociated:
@@ -131,7 +131,7 @@ class ServingRole:
     def _begin(self, session: Session, interface: str, now: Instant) -> None:
         session.heard_s = now.monotonic_s
         session.timeline = {"seen": now.monotonic_s}
-        self._core.attach(session, interface)
+        self._core.attach(session, interface, now)
         if not self._domain.mobility:
             self._serve(session, (), now)
             return
@@ -140,7 +140,7 @@ class ServingRole:
     def _changed_interface(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """Between two access interfaces of this gateway: nobody else need know."""
         session.timeline = {"seen": now.monotonic_s}
-        self._core.attach(session, seen.interface)
+        self._core.attach(session, seen.interface, now)
         if session.phase is Phase.SERVING:
             self._core.persist(session)
             self._core.declare(session, Continuation(session.key))

@@ -55,6 +55,7 @@ class Session:
     told_sequence: int | None = None  # of the CMD's last update about it, when no timestamps are in use
     # The rest is not journalled: it is about this moment.
     heard_s: float = 0.0  # monotonic; last frame of the node
+    attached_s: float = -1e9  # monotonic; when it was first heard on its interface
     verified_s: float = -1e9  # monotonic; when it was last found to be there, for a refresh
     probes: int = 0  # unanswered ones
     ignored: bool = False  # its data is kept from us
