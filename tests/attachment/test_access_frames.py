@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import select
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from ipaddress import IPv6Address
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchord.attachment import filter as frame_filter
-from anchord.attachment.access import DRAIN, AccessInterface, Notice
+from anchord.attachment.access import DRAIN, LATE_S, AccessInterface, Notice
 from anchord.attachment.segment import ETHERTYPE
 from anchord.lab.namespaces import inside
 from anchord.wire.frames import ethernet_frame, layer2_update_frame
@@ -299,7 +301,7 @@ def test_an_interface_that_is_down_takes_and_gives_nothing(segment: str, wire: W
 
 
 def test_no_such_interface_is_said(segment: str) -> None:
-    with inside(segment), pytest.raises(OSError, match="No such device"):
+    with inside(segment), pytest.raises(OSError, match="acc9: No such device"):
         AccessInterface("acc9", b"secret", "gw1")
 
 
@@ -307,3 +309,36 @@ def test_at_most_so_many_frames_a_wake_up(wire: Wire) -> None:
     wire.put(data_frame(HOST) for _ in range(DRAIN + 5))
     assert len(list(wire.access.drain())) == DRAIN
     assert len(wire.send([])[1]) == 5
+
+
+def test_frames_that_have_waited_too_long_say_nothing(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that was stopped must not take old frames for news."""
+    assert wire.send([data_frame(HOST)])[1] != []
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + LATE_S + 0.1)
+    wire.put([data_frame(HOST)])
+    assert select.select([wire.access], [], [], 2.0)[0]
+    assert list(wire.access.drain()) == []
+    assert wire.access.late == 1
+
+
+def test_an_interface_that_is_made_anew_is_listened_to_again(segment: str) -> None:
+    def link(*words: str) -> None:
+        subprocess.run(["ip", "-n", segment, "link", *words], check=True)
+
+    link("add", "acc5", "type", "veth", "peer", "name", "host5")
+    try:
+        with inside(segment):
+            access = AccessInterface("acc5", b"secret", "gw1")
+            with closing(access):
+                assert access.is_there()
+                link("del", "acc5")
+                assert not access.is_there()
+                with pytest.raises(OSError, match="acc5"):
+                    access.reopen()
+                link("add", "acc5", "type", "veth", "peer", "name", "host5")
+                assert not access.is_there(), "it is another one"
+                access.reopen()
+                assert access.is_there()
+    finally:
+        subprocess.run(["ip", "-n", segment, "link", "del", "acc5"], check=False)

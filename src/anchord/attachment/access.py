@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ RECEIVE_BUFFER = 1 << 20
 _ETH_P_ALL = 0x0003
 _SOL_PACKET = 263
 _PACKET_IGNORE_OUTGOING = 23
+# What a gateway that was stopped, or flooded, finds in its queue says where hosts were, not where they are: taken for
+# news, it would draw them away from the gateway that serves them.
+LATE_S = 0.5
+_SO_TIMESTAMPNS = 35  # asm-generic/socket.h
+_TIMESPEC = struct.Struct("=qq")
+_STAMP_SPACE = socket.CMSG_SPACE(_TIMESPEC.size)
 _UNSPECIFIED = IPv6Address("::")
 
 
@@ -54,17 +61,39 @@ class AccessInterface:
         self.name = name
         self.frames = 0  # frames that reached user space
         self.filter_full = 0  # hosts whose data could not be kept from user space
+        self.late = 0  # frames that had waited too long to tell where their sender is now
         self._secret = secret
         self._label = f"{node}/{name}"
         self._known: set[bytes] = set()
         self._room = frames.MOST_HOSTS  # less where the kernel's limit (net.core.optmem_max) is low
+        self._open()
+
+    def _open(self) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setblocking(False)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._apply()
-        self._socket.bind((name, _ETH_P_ALL))
+        try:
+            self._socket.bind((self.name, _ETH_P_ALL))
+            self._index = socket.if_nametoindex(self.name)
+        except OSError as error:
+            self._socket.close()
+            raise OSError(error.errno, f"access interface {self.name}: {error.strerror}") from error
         self.mac: bytes = self._socket.getsockname()[4]
+
+    def is_there(self) -> bool:
+        """Whether the interface that this listens on still exists (one made anew under its name is another)."""
+        try:
+            return socket.if_nametoindex(self.name) == self._index
+        except OSError:
+            return False
+
+    def reopen(self) -> None:
+        """Listen on what bears the name now. Raises OSError when nothing does; this can be tried again then."""
+        self._socket.close()
+        self._open()
 
     def fileno(self) -> int:
         """For the event loop."""
@@ -102,10 +131,13 @@ class AccessInterface:
         """What has come in since; at most DRAIN frames."""
         for _ in range(DRAIN):
             try:
-                data = self._socket.recv(frames.SNAP_BYTES)
+                data, ancillary, _, _ = self._socket.recvmsg(frames.SNAP_BYTES, _STAMP_SPACE)
             except OSError:  # nothing more, or the interface went down: the next frame tells
                 return
             self.frames += 1
+            if _age_s(ancillary) > LATE_S:
+                self.late += 1
+                continue
             seen = self._read(data)
             if seen is not None:
                 yield seen
@@ -152,3 +184,12 @@ class AccessInterface:
             else:
                 return True
         return False
+
+
+def _age_s(ancillary: list[tuple[int, int, bytes]]) -> float:
+    """How long ago the kernel received a frame (seconds); 0 where it does not say."""
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(data) >= _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack_from(data)
+            return float(time.time() - seconds - nanoseconds / 1e9)
+    return 0.0

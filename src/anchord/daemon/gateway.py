@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -51,13 +52,15 @@ class GatewayDaemon:
         self._heard_hello: dict[str, asyncio.TimerHandle] = {}
         self._filtering: dict[tuple[str, bytes], asyncio.TimerHandle] = {}
         self._gateway_macs: set[bytes] = set()
+        self._gone: set[str] = set()  # access interfaces that do not exist at present
         self._ready = False
         self._shell: Shell
+        self._control: ControlServer
 
     async def run(self) -> int:
         """Until stopped; the exit code."""
         loop = asyncio.get_running_loop()
-        control = ControlServer(self._config.socket, self._show)
+        control = self._control = ControlServer(self._config.socket, self._show)
         await control.start()
         self._shell = Shell(self._gateway, self._transport, self._store, control, self._perform)
         self._forwarding.start()
@@ -155,16 +158,44 @@ class GatewayDaemon:
 
     def _say_hello(self) -> None:
         for access in self._access.values():
+            self._look_after(access)
             access.say_hello()
         asyncio.get_running_loop().call_later(EVERY_S, self._say_hello)
+
+    def _look_after(self, access: AccessInterface) -> None:
+        """An access interface may be taken away, and come back as another under the same name."""
+        if access.is_there():
+            return
+        loop = asyncio.get_running_loop()
+        if access.name not in self._gone:
+            self._gone.add(access.name)
+            loop.remove_reader(access.fileno())
+            self._tell("interface-gone", logging.ERROR, interface=access.name)
+        try:
+            access.reopen()
+        except OSError:
+            return  # still gone
+        self._gone.discard(access.name)
+        loop.add_reader(access.fileno(), self._frames, access)
+        self._tell("interface-back", logging.INFO, interface=access.name)
+        # Its DLIFs went with it.
+        self._forwarding.audit(lambda error: None)
+
+    def _tell(self, event: str, level: int, **fields: object) -> None:
+        logs.say(log, level, event, **fields)
+        self._control.publish(
+            {"event": event, "level": logging.getLevelName(level).lower(), "time": time.time(), **fields}
+        )
 
     # Questions
 
     def _show(self, what: str, mn: str | None) -> object:
         if what == "status":
             return {
-                **status(self._config.node, "gateway", self._ready, self._config.domain.digest),
+                **status(self._config.node, "gateway", self._ready and not self._gone, self._config.domain.digest),
                 "frames_to_userspace": sum(access.frames for access in self._access.values()),
+                "frames_late": sum(access.late for access in self._access.values()),
+                "interfaces_gone": sorted(self._gone),
                 "filter_full": sum(access.filter_full for access in self._access.values()),
                 "send_failures": self._transport.send_failures,
                 "segment_conflicts": self._gateway.conflicts(),

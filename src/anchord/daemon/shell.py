@@ -146,6 +146,7 @@ class Shell:
             return await self._stopped
         finally:
             self._afterwards()
+            logs.say(log, logging.INFO, "stopped")
 
     def _flush(self) -> None:
         self._flush_scheduled = False

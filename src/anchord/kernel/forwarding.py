@@ -340,9 +340,12 @@ class Forwarding:
             self._tunnel_mtu = host.prepare(self.settings, engine.socket, self._raised)
         except KernelError as error:  # an interface is gone, perhaps: what is on the others is looked after
             errors.append(str(error))
+        before = engine.totals.repairs
         try:
             errors += engine.audit(self._tunnel_mtu, urgent)
             self._tidy(engine)
+            if engine.totals.repairs > before:
+                log.warning("somebody changed what is ours: repaired objects=%d", engine.totals.repairs - before)
         except dump.InterruptedReadError:
             return None
         except NetlinkError as error:

@@ -34,6 +34,7 @@ class ServingRole:
         self._registering = Registering(core, self._advertising, self._serve)
         self._attach_tokens = float(self._domain.limits.attach_burst)
         self._attach_filled_s = 0.0
+        self._pool_exhausted = False
 
     # Noticing
 
@@ -97,8 +98,11 @@ class ServingRole:
             prefix = core.pool.allocate(key, now.wall_s)
         except PoolExhaustedError:
             core.counters.count("limit.pool")
-            core.report("pool-exhausted", "error", mn=mn_id_text(mn_id))
+            if not self._pool_exhausted:  # once, not for every frame of every host
+                self._pool_exhausted = True
+                core.report("pool-exhausted", "error", mn=mn_id_text(mn_id))
             return
+        self._pool_exhausted = False
         router = core.face(key, mn_id, core.settings.me.name if self._domain.mobility else SHARED_FACE)
         session = Session(key, mn_id, seen.mac, prefix, router, Phase.REGISTERING)
         core.open(session)
