@@ -110,11 +110,25 @@ def test_every_verb_has_help(verb: str) -> None:
     assert result.output.startswith("Usage:")
 
 
-def test_check_config() -> None:
-    result = anchord("gateway", "--config", EXAMPLES / "gw1.toml", "--check-config")
+@pytest.fixture
+def configured(tmp_path: Path) -> Path:
+    """The example's files with a secret of one's own."""
+    for path in EXAMPLES.glob("*.toml"):
+        (tmp_path / path.name).write_text(path.read_text().replace("replace me by", "not from an example"))
+    return tmp_path
+
+
+def test_check_config(configured: Path) -> None:
+    result = anchord("gateway", "--config", configured / "gw1.toml", "--check-config")
     assert result.exit_code == 0
-    assert result.output.startswith(f"{EXAMPLES / 'gw1.toml'}: ok, domain example ")
-    assert anchord("central", "--config", EXAMPLES / "central.toml", "--check-config").exit_code == 0
+    assert result.output.startswith(f"{configured / 'gw1.toml'}: ok, domain example ")
+    assert anchord("central", "--config", configured / "central.toml", "--check-config").exit_code == 0
+
+
+def test_the_secret_of_the_example_is_nobodys() -> None:
+    result = anchord("gateway", "--config", EXAMPLES / "gw1.toml", "--check-config")
+    assert result.exit_code == 2
+    assert "domain.toml: secret: is the example's" in result.output
 
 
 def test_check_config_prints_every_error_and_exits_2(tmp_path: Path) -> None:
@@ -132,9 +146,9 @@ def test_a_daemon_is_not_run_with_the_other_ones_file() -> None:
     assert "expected another node, or `anchord central`" in result.stderr
 
 
-def test_a_missing_capability_is_named() -> None:
+def test_a_missing_capability_is_named(configured: Path) -> None:
     without = ["setpriv", "--bounding-set", "-net_raw"] if os.geteuid() == 0 else []
-    command = [*without, sys.executable, "-m", "anchord", "gateway", "--config", str(EXAMPLES / "gw1.toml")]
+    command = [*without, sys.executable, "-m", "anchord", "gateway", "--config", str(configured / "gw1.toml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "CAP_NET_RAW" in done.stderr

@@ -31,6 +31,9 @@ _DAEMON_OPTIONS = [
 ]  # fmt: skip
 
 
+EXAMPLE_SECRET = b"replace me"  # how the secret in examples/config/domain.toml begins
+
+
 def _daemon_options(command: Any) -> Any:
     for option in reversed(_DAEMON_OPTIONS):
         command = option(command)
@@ -76,6 +79,8 @@ def _configured(path: Path, check_only: bool, log: str, log_level: str, central:
         if node.is_central != central:
             verb = "central" if node.is_central else "gateway"
             raise ConfigError([f"{path}: node: is {node.node!r}, expected another node, or `anchord {verb}`"])
+        if node.domain.secret.startswith(EXAMPLE_SECRET):
+            raise ConfigError([f"{node.domain_file}: secret: is the example's, known to everybody, expected your own"])
     except ConfigError as error:
         click.echo(error, err=True)
         sys.exit(error.exit_code)
