@@ -23,7 +23,7 @@ from anchord.lab.capture import PointResult
 from anchord.lab.measure_verbs import bench as bench_verb
 from anchord.lab.state import LABS
 from anchord.lab.topology import Topology
-from anchord.lab.tour import Session, Stop, TourOptions, TourReport
+from anchord.lab.tour import NodeDiedError, Session, Stop, TourOptions, TourReport
 
 ANCHORD = str(Path(sys.prefix, "bin", "anchord"))
 FLOATS = ("pbu_ms", "pba_ms", "ra_new_ms", "ra_old_ms", "old_flow_down_ms", "old_flow_up_ms", "addr_usable_ms")
@@ -80,8 +80,9 @@ def test_nothing_is_left_after_a_signal(number: int) -> None:
     process = subprocess.Popen([ANCHORD, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _await_traffic(process.pid)
     process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode not in (0, None)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert complaint == ("interrupted; the lab was removed\n" if number == signal.SIGINT else "")
     assert left_of(process.pid) == []
 
 
@@ -114,6 +115,14 @@ def test_a_bad_option_is_an_error_of_usage() -> None:
     assert done.returncode == 2 and "--flap" in done.stderr
 
 
+@pytest.mark.parametrize("verb", [["demo"], ["bench", "handover"]])
+def test_a_result_that_could_not_be_written_is_told_before_anything_is_measured(verb: list[str]) -> None:
+    argv = [ANCHORD, *verb, "--json", "/nonexistent/x.json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=5)
+    assert done.returncode == 2
+    assert done.stderr == "Error: /nonexistent/x.json cannot be written: No such file or directory\n"
+
+
 # What makes a tour fail, by what was seen on it
 
 
@@ -144,6 +153,15 @@ def test_a_row_is_timed_from_the_first_frame(tmp_path: Path) -> None:
     (row,) = demo.judge(Topology.default(), seen, analysis, TourOptions()).handovers
     assert row["addr_usable_ms"] == pytest.approx(2000 - 1000.5)
     assert (row["lost_down"], row["lost_up"]) == (4, 3)
+
+
+def test_a_tour_that_ended_early_still_shows_its_finished_moves(tmp_path: Path) -> None:
+    seen, _ = report(tmp_path)
+    result = demo.unfinished(seen, tmp_path / "captures", TourOptions(), NodeDiedError("gw3 ended")).as_json()
+    assert (result["ok"], result["error"]) == (False, "gw3 ended")
+    (row,) = result["handovers"]
+    assert row["old_flow_down_ms"] == pytest.approx(3.72, abs=0.01)
+    assert row["lost_down"] is None  # some of it may be the failure's
 
 
 def test_a_dead_session_is_named(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -211,6 +213,21 @@ def _until_received(endpoint: Endpoint, wanted: int) -> None:
 def test_a_capture_where_there_is_no_interface(network: Network, tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match="No such device"):
         Capture(tmp_path, {"core-x": (network.router, "eth9")})
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_capture_whose_controller_is_gone_ends_quietly(network: Network, tmp_path: Path, ordered: bool) -> None:
+    order = {"directory": str(tmp_path), "points": {"near": [network.near, "eth0"]}, "blocks": 2}
+    argv = [sys.executable, "-m", "anchord.lab.capture"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin and process.stdout and process.stderr
+        if ordered:
+            print(json.dumps(order), file=process.stdin, flush=True)
+            assert json.loads(process.stdout.readline()) == {"ready": True}
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == ""
 
 
 def test_a_capture_does_not_mix_with_an_earlier_one(tmp_path: Path) -> None:

@@ -32,8 +32,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from anchord.lab.errors import LabError
 from anchord.lab.namespaces import inside
 from anchord.wire.pcap import PcapWriter
 
@@ -204,11 +205,24 @@ def main() -> None:
     """The capturing process; its user is :class:`Capture`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller, which ends us by closing our input
     os.nice(5)
-    order = json.loads(sys.stdin.buffer.readline())  # nothing follows it: the buffer hides no input from poll()
+    line = sys.stdin.buffer.readline()  # nothing follows it: the buffer hides no input from poll()
+    if not line:
+        return  # the controller died before it gave an order
+    try:
+        _carry_out(json.loads(line))
+    except BrokenPipeError:
+        # The controller is gone, and nobody wants the answer: what is buffered of it must not fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _carry_out(order: dict[str, Any]) -> None:
     points = {name: Point(*where) for name, where in order["points"].items()}
     try:
         capture_until(sys.stdin.buffer, Path(order["directory"]), points, order["blocks"])
-    except OSError as error:
+    except BrokenPipeError:
+        raise
+    except (OSError, LabError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(1)
 
@@ -224,7 +238,10 @@ class Capture:
     """
 
     def __init__(self, directory: Path, points: Mapping[str, tuple[str, str]], blocks: int = 32) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CaptureError(f"no captures in {directory}: {error.strerror}") from None
         if any(directory.glob("*.pcap")):  # what is read later are all captures of a directory
             raise CaptureError(f"{directory} holds captures of an earlier run: remove them or name another directory")
         self.directory = directory
@@ -233,9 +250,13 @@ class Capture:
         )
         order = {"directory": str(directory), "points": {k: list(v) for k, v in points.items()}, "blocks": blocks}
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        self._answer()
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            self._answer()
+        except BaseException:  # a signal, too: nobody holds this object yet who could end the process
+            self.abandon()
+            raise
 
     def _answer(self) -> dict[str, object]:
         assert self._process.stdout is not None

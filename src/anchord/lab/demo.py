@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -24,6 +25,7 @@ from anchord.lab.tour import MOVES, NodeDiedError, Session, Stop, Tour, TourOpti
 from anchord.lab.traffic import TrafficError
 
 _TIMES = ("pbu_ms", "pba_ms", "ra_new_ms", "ra_old_ms", "old_flow_down_ms", "old_flow_up_ms", "addr_usable_ms")
+_FAILURES = (LabError, TrafficError, CaptureError, CaptureFileError, PathsError, NodeDiedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,27 @@ def run(options: TourOptions, keep: Path | None = None, say: Callable[[str], Non
         topology = Topology.default(mobility=not options.control)
         with Domain.up(topology, f"demo-{os.getpid()}", owner_pid=os.getpid()) as domain:
             captures = keep or domain.directory / "captures"
-            report = Tour(domain, captures, options, say).run()
+            tour = Tour(domain, captures, options, say)
+            try:
+                report = tour.run()
+            except _FAILURES as error:
+                return unfinished(tour.report, captures, options, error)
             say("reading the captures")
             return judge(topology, report, analyse(captures), options)
-    except (LabError, TrafficError, CaptureError, CaptureFileError, PathsError, NodeDiedError) as error:
+    except _FAILURES as error:
         return Result(options.control, [], [], [], str(error))
+
+
+def unfinished(report: TourReport, captures: Path, options: TourOptions, error: Exception) -> Result:
+    """The result of a tour that ended early: its finished moves, as far as the captures show them."""
+    handovers = []
+    if report.captured and len(report.stops) > 1:
+        with suppress(CaptureFileError):
+            handovers = _rows(report, analyse(captures))
+    if handovers:
+        # Probes are counted with the nearest handover, so the last one has those that the failure cost, too.
+        handovers[-1] |= {"lost_down": None, "lost_up": None}
+    return Result(options.control, handovers, report.sessions, [], str(error))
 
 
 def judge(topology: Topology, report: TourReport, analysis: Analysis, options: TourOptions) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,50 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anchord.lab.state import LABS
+
 if TYPE_CHECKING:
     from anchord.lab.bench import Row
     from anchord.lab.demo import Result
 
+
+def _check_writable(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
+    """Find out before the measurement that its result could not be written."""
+    if file is None or (file.exists() and not file.is_file()):  # opening a pipe would be seen by its reader
+        return file
+    existed = file.exists()
+    try:
+        file.open("a").close()
+        if not existed:
+            file.unlink()
+    except OSError as error:
+        raise _NotWritten(file, error) from None
+    return file
+
+
+def _write(file: Path | None, result: object, indent: int) -> None:
+    if file is None:
+        return
+    try:
+        file.write_text(json.dumps(result, indent=indent) + "\n")
+    except OSError as error:
+        raise _NotWritten(file, error) from None
+
+
+class _NotWritten(click.ClickException):
+    exit_code = 2
+
+    def __init__(self, file: Path, error: OSError) -> None:
+        super().__init__(f"{file} cannot be written: {error.strerror}")
+
+
 _json_option = click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the result."
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_check_writable,
+    metavar="FILE",
+    help="Write the result.",
 )
 
 _HANDOVER_COLUMNS = {
@@ -66,10 +105,9 @@ def demo(json_file: Path | None, silent: bool, flap: float | None, control: bool
 
     with _progress() as say:
         result = run(TourOptions(silent, flap, control), keep_pcap, say)
-    if json_file is not None:
-        json_file.write_text(json.dumps(result.as_json(), indent=2) + "\n")
     for line in _demo_lines(result):
         click.echo(line)
+    _write(json_file, result.as_json(), indent=2)
     sys.exit(0 if result.passed else 1)
 
 
@@ -102,23 +140,38 @@ def handover(moves: int, json_file: Path | None, pcap: Path | None, from_pcap: P
     from anchord.lab.traffic import TrafficError
 
     try:
-        with _progress() as say:
-            rows = run(moves, pcap, say) if from_pcap is None else from_captures(from_pcap)
+        if from_pcap is not None:
+            rows = from_captures(from_pcap)
+        else:
+            with _progress() as say:
+                rows = run(moves, pcap, say)
     except (BenchError, CaptureError, CaptureFileError, LabError, TrafficError) as error:
         raise click.ClickException(str(error)) from None
-    if json_file is not None:
-        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     for line in _bench_lines(rows):
         click.echo(line)
+    _write(json_file, [asdict(row) for row in rows], indent=1)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Say what is going on: on a terminal in a line of its own that changes, else not at all.
+    """Say what is going on in a lab of this process; after Ctrl-C say that it is gone, and exit.
 
     SIGTERM ends the block as Ctrl-C does, so that everything is taken down.
     """
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+    try:
+        with _status() as say:
+            yield say
+    except KeyboardInterrupt:
+        # A second Ctrl-C interrupts the removal too; the lab's guardian then ends it.
+        left = any(LABS.glob(f"*-{os.getpid()}"))
+        click.echo(f"interrupted; the lab {'will be' if left else 'was'} removed", err=True)
+        sys.exit(128 + signal.SIGINT)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """On a terminal a line of its own that changes, else nothing."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -132,7 +185,7 @@ def _demo_lines(result: Result) -> Iterator[str]:
     if result.handovers:
         yield "Handovers, in ms from the first frame at the new gateway; packets lost of 1 kHz each way and address"
         table = [list(_HANDOVER_COLUMNS.values())]
-        table += [[_number(row[key]) for key in _HANDOVER_COLUMNS] for row in result.handovers]
+        table += [[_cell(key, row[key]) for key in _HANDOVER_COLUMNS] for row in result.handovers]
         yield from _aligned(table, left=2)
         yield ""
     for check in result.checks:
@@ -168,7 +221,7 @@ def _aligned(table: Sequence[Sequence[str]], left: int, last_left: bool = False)
         yield "  ".join(cells).rstrip()
 
 
-def _number(value: Any) -> str:
+def _cell(key: str, value: Any) -> str:
     if value is None:
-        return "never"
+        return "never" if key.endswith("_ms") else "unknown"
     return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -14,12 +14,13 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from anchord.lab.capture import Capture, PointResult
+from anchord.lab.capture import Capture, CaptureError, PointResult
 from anchord.lab.domain import Domain
 from anchord.lab.paths import Paths, detours, of_connection
 from anchord.lab.readiness import last_lines
@@ -108,7 +109,11 @@ class TourReport:
 
 
 class Tour:
-    """Carries the traffic through a running domain; ``say`` is told what happens, for people to read."""
+    """Carries the traffic through a running domain; ``say`` is told what happens, for people to read.
+
+    ``report`` is what came to light so far. After a tour that could not be finished, too, the captures are complete
+    up to its end, unless ``report.captured`` is empty.
+    """
 
     def __init__(
         self, domain: Domain, captures: Path, options: TourOptions, say: Callable[[str], None] = lambda _: None
@@ -117,7 +122,7 @@ class Tour:
         self._captures = captures
         self._options = options
         self._say = say
-        self._report = TourReport()
+        self.report = TourReport()
         self._probed: set[IPv6Address] = set()
 
     def run(self) -> TourReport:
@@ -133,15 +138,17 @@ class Tour:
             for number, gateway in enumerate(MOVES, 1):
                 self._move(number, gateway)
             self._finish()
-            self._report.captured = capture.stop()
+            self.report.captured = capture.stop()
         except Exception:
+            with suppress(CaptureError, OSError):  # what it was is raised below
+                self.report.captured = capture.stop()
             self._check_nodes()  # the death of a node explains whatever else went wrong
             raise
         finally:
             for endpoint in started:
                 endpoint.close()
             capture.abandon()
-        return self._report
+        return self.report
 
     # Steps
 
@@ -162,7 +169,7 @@ class Tour:
         self._record(0, FIRST_GATEWAY, 0, usable, [], [session for session, _ in opened])
 
     def _move(self, number: int, gateway: str) -> None:
-        carried = [session for session in self._report.sessions if session.alive]
+        carried = [session for session in self.report.sessions if session.alive]
         self._say(f"moving to {gateway} with {len(carried)} connections")
         moved_ns = self._domain.move(HOST, gateway, silent=self._options.silent, flap_ms=self._options.flap_ms)
         early, opening = self._open("early", number)
@@ -196,7 +203,7 @@ class Tour:
             if session.name == "late":
                 session.detours = detours(of_connection(counts, session.port), gateway)
         addresses = self._mn.call("addresses")
-        self._report.stops.append(
+        self.report.stops.append(
             Stop(
                 gateway,
                 moved_ns,
@@ -210,22 +217,22 @@ class Tour:
             )
         )
         self._check_nodes()
-        alive = sum(session.alive for session in self._report.sessions)
-        self._say(f"at {gateway}: {alive} of {len(self._report.sessions)} connections alive")
+        alive = sum(session.alive for session in self.report.sessions)
+        self._say(f"at {gateway}: {alive} of {len(self.report.sessions)} connections alive")
 
     def _finish(self) -> None:
         """Both ends compare what went over each connection, then everything is closed."""
         self._say("comparing checksums")
         for endpoint in (self._mn, self._cn1):
             endpoint.call("end_probes")
-        for session in self._report.sessions:
+        for session in self.report.sessions:
             if session.alive:
                 try:
                     self._compare(session)
                 except TrafficError as error:
                     session.error = str(error)
-        self._report.processor_gaps = sum(e.call("probe_counts")["late"] for e in (self._mn, self._cn1))
-        for session in self._report.sessions:
+        self.report.processor_gaps = sum(e.call("probe_counts")["late"] for e in (self._mn, self._cn1))
+        for session in self.report.sessions:
             if session.alive:
                 self._mn.call("close", connection=session.number)
 
@@ -239,9 +246,9 @@ class Tour:
     # Connections
 
     def _open(self, name: str, stop: int, source: IPv6Address | None = None) -> tuple[Session, Future[Any]]:
-        number = len(self._report.sessions)
+        number = len(self.report.sessions)
         session = Session(number, name, stop)
-        self._report.sessions.append(session)
+        self.report.sessions.append(session)
         opening = self._mn.submit(
             "open",
             connection=number,
