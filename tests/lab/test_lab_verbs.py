@@ -50,14 +50,33 @@ def test_a_whole_life(lab_name: str, tmp_path: Path) -> None:
     missing = lab("exec", "mn1", *name, "--", "no-such-command")
     assert (missing.returncode, missing.stderr) == (127, "anchord: no-such-command: command not found\n")
 
+    before = {row["node"]: row["pid"] for row in rows}
+    assert lab("kill", "gw2", *name).returncode == 0
+    assert [row["node"] for row in json.loads(lab("ps", "-j", *name).stdout) if not row["alive"]] == ["gw2"]
+    assert lab("kill", "gw2", *name).returncode == 1
+    for node in ("gw2", "cmd"):  # one that was killed, one that runs
+        restarted = lab("restart", node, *name)
+        assert restarted.returncode == 0, restarted.stderr
+    after = json.loads(lab("ps", "-j", *name).stdout)
+    assert all(row["alive"] for row in after)
+    assert {row["node"] for row in after if row["pid"] != before[row["node"]]} == {"gw2", "cmd"}
+    assert lab("kill", "gw2", "--signal", "NONE", *name).returncode == 2
+    assert lab("kill", "gw9", *name).returncode == 2
+
     wrong = lab("move", "nm1", "gw2", *name)
-    assert (wrong.returncode, wrong.stderr) == (1, "anchord: no host 'nm1'; did you mean mn1?\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "anchord: no host 'nm1'; did you mean mn1?\n")
 
     assert lab("down", *name).stdout == f"lab {lab_name} is down\n"
     again = lab("down", *name)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     gone = lab("ps", *name)
     assert gone.returncode == 1 and f"no lab '{lab_name}'" in gone.stderr
+
+
+def test_a_name_that_no_lab_can_have_is_a_usage_error() -> None:
+    for verb in ("up", "ps", "down"):
+        done = lab(verb, "--name", "No Lab")
+        assert done.returncode == 2 and "no name for a lab" in done.stderr
 
 
 def test_errors_of_a_topology_come_all_at_once_with_exit_code_2(tmp_path: Path) -> None:

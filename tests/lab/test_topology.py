@@ -94,6 +94,63 @@ def test_every_error_is_reported_in_one_pass(tmp_path: Path) -> None:
     assert "mobilty: unknown key, expected 'mobility'" in found
 
 
+def test_errors_of_the_daemons_tables_are_reported_where_they_stand(tmp_path: Path) -> None:
+    found = errors_of(
+        tmp_path,
+        """
+        name = "two words"
+        core_mtu = 12
+        [gateways.gw1]
+        local_networks = ["2001:db8:a1:1::/64"]
+        node = { ignroe = [], core = [], run = "/tmp" }
+        [gateways.gw2]
+        [central.node]
+        store_sync = "never"
+        access = ["eth7"]
+        [domain]
+        sceret = "x"
+        [domain.lifetimes]
+        valid_s = 100
+        [domain.limits]
+        sessions = "many"
+        [domain.gateways.gw2]
+        local_networks = ["nonsense"]
+        [domain.gateways.gw9]
+        pools = ["2001:db8:99::/48"]
+        """,
+    )
+    assert sorted(error.partition(": ")[0] for error in found) == sorted(
+        [
+            "name", "core_mtu", "gateways.gw1.local_networks[0]", "gateways.gw1.node.ignroe", "gateways.gw1.node.core",
+            "gateways.gw1.node.run", "central.node.store_sync", "central.node.access", "domain.sceret",
+            "domain.lifetimes.preferred_s", "domain.limits.sessions", "domain.gateways.gw2.local_networks[0]",
+            "domain.gateways.gw9.address",
+        ]
+    )  # fmt: skip
+    assert all("expected" in error for error in found)
+
+
+def test_errors_of_hosts_name_the_key_that_is_wrong(tmp_path: Path) -> None:
+    found = errors_of(
+        tmp_path,
+        """
+        [gateways.gw1]
+        [hosts.mn1]
+        at = "gw7"
+        access = "z"
+        mac = "02:00:00:00:00:0a"
+        [hosts.mn2]
+        at = "gw1"
+        mac = "02-00-00-00-00-0A"
+        sysctls = { use_tempadr = 2, "net.ipv6.conf.eth0.use_tempaddr" = 2, "net.ipv9.x" = 1 }
+        """,
+    )
+    assert sorted(error.partition(": ")[0] for error in found) == [
+        "hosts.mn1.at", "hosts.mn2.mac", "hosts.mn2.sysctls.net.ipv9.x", "hosts.mn2.sysctls.use_tempadr",
+    ]  # fmt: skip
+    assert any("expected 'use_tempaddr'" in error for error in found)
+
+
 def test_a_file_that_cannot_be_read_is_a_topology_error(tmp_path: Path) -> None:
     with pytest.raises(TopologyError, match=r"nowhere\.toml: cannot be read"):
         Topology.load(tmp_path / "nowhere.toml")

@@ -16,10 +16,9 @@ DOMAIN_FILE = "domain.toml"
 def write(directory: Path, topology: Topology) -> None:
     """Write ``domain.toml`` and a file for each daemon into a lab's directory."""
     _write(directory / DOMAIN_FILE, domain_settings(topology))
-    for gateway in topology.gateways.values():
-        wiring = {"access": [link.interface for link in gateway.links], "core": [CORE_INTERFACE]}
-        _write(node_file(directory, gateway.name), _node_settings(directory, gateway, wiring))
-    _write(node_file(directory, topology.central.name), _node_settings(directory, topology.central, {}))
+    nodes: list[Gateway | Central] = [*topology.gateways.values(), topology.central]
+    for node in nodes:
+        _write(node_file(directory, node.name), node_settings(directory, node))
 
 
 def node_file(directory: Path, node: str) -> Path:
@@ -29,7 +28,12 @@ def node_file(directory: Path, node: str) -> Path:
 
 def domain_settings(topology: Topology) -> dict[str, Any]:
     """The domain's settings, with what the topology overrides. The secret is a new one each time it gives none."""
-    settings = {
+    return merged(generated_domain(topology), topology.domain)
+
+
+def generated_domain(topology: Topology) -> dict[str, Any]:
+    """The domain's settings that follow from the rest of a topology, without what its ``domain`` overrides."""
+    return {
         "name": topology.name,
         "secret": secrets.token_hex(16),
         "mobility": topology.mobility,
@@ -43,7 +47,19 @@ def domain_settings(topology: Topology) -> dict[str, Any]:
             for gateway in topology.gateways.values()
         },
     }
-    return merged(settings, topology.domain)
+
+
+def node_settings(directory: Path, node: Gateway | Central) -> dict[str, Any]:
+    """A daemon's own settings in a lab with that directory, with what the topology overrides."""
+    settings: dict[str, Any] = {
+        "node": node.name,
+        "domain": DOMAIN_FILE,
+        "state": str(directory / "state" / node.name),
+        "run": str(directory / "run"),
+    }
+    if isinstance(node, Gateway):
+        settings |= {"access": [link.interface for link in node.links], "core": [CORE_INTERFACE]}
+    return merged(settings, node.node)
 
 
 def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,17 +75,6 @@ def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
 def toml(table: Mapping[str, Any]) -> str:
     """A table as TOML: strings, numbers, booleans, lists and tables of them (the standard library only reads it)."""
     return "\n".join(_lines(table, ())) + "\n"
-
-
-def _node_settings(directory: Path, node: Gateway | Central, wiring: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {
-        "node": node.name,
-        "domain": DOMAIN_FILE,
-        **wiring,
-        "state": str(directory / "state" / node.name),
-        "run": str(directory / "run"),
-    }
-    return merged(settings, node.node)
 
 
 def _write(path: Path, settings: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from anchord.lab import addresses, config_files, guardian, namespaces, processes, state, switch
 from anchord.lab.addresses import AddressState
-from anchord.lab.errors import LabError, unknown
+from anchord.lab.errors import LabError, UsageError, unknown
 from anchord.lab.links import Links
 from anchord.lab.processes import Process
 from anchord.lab.state import State
@@ -64,8 +64,7 @@ class Domain:
         With ``owner_pid`` the lab is taken down when that process ends, however it ends. Labs whose owner has died are
         swept up first. Raises LabError (with the last log lines of the daemon that failed) and leaves nothing behind.
         """
-        if not _LAB_NAME.fullmatch(name):
-            raise LabError(f"{name!r} is no name for a lab, expected up to 40 lower-case letters, digits and hyphens")
+        _check_name(name)
         namespaces.check_tools()
         cls.sweep_stale()
         owner = None if owner_pid is None else Process.of(owner_pid)
@@ -81,6 +80,7 @@ class Domain:
     @classmethod
     def attach(cls, name: str = "lab") -> Domain:
         """The lab of that name, whoever made it; LabError if there is none."""
+        _check_name(name)
         return cls(state.load(name))
 
     def down(self) -> None:
@@ -91,6 +91,7 @@ class Domain:
     @staticmethod
     def take_down(name: str, owner: Process | None = None) -> bool:
         """Take down the lab of that name; False if there is none. With ``owner``: only if it is the owner's."""
+        _check_name(name)
         try:
             record = state.load(name)
         except LabError:
@@ -279,6 +280,12 @@ class Domain:
         if wait and self.topology.nodes()[node].is_daemon:
             self._wait_ready([node], time.monotonic() + timeout_s)
 
+    def restart(self, node: str, wait: bool = True, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """End a node's process as its service manager would (SIGTERM first), if it runs, and start it again."""
+        processes.end([self._process(node)], _END_PATIENCE_S)
+        self._reap()
+        self.start(node, wait, timeout_s)
+
     # Inside
 
     def _build(self, deadline: float) -> None:
@@ -344,6 +351,11 @@ class Domain:
         if process is None:
             raise LabError(f"{node} was never started")
         return process
+
+
+def _check_name(name: str) -> None:
+    if not _LAB_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name for a lab, expected up to 40 lower-case letters, digits and hyphens")
 
 
 @cache

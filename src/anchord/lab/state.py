@@ -105,7 +105,8 @@ def load(name: str) -> State:
     try:
         record = json.loads((LABS / name / _RECORD).read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise unknown("lab", name, names()) from None
+        # No mistake of the caller's, as an unknown host is: the lab may have been taken down a moment ago.
+        raise LabError(str(unknown("lab", name, names()))) from None
     maker = _process_from_plain(record["maker"])
     if maker is None:
         raise LabError(f"{LABS / name / _RECORD}: maker: missing, expected a process")

@@ -278,13 +278,22 @@ def problems(topology: Topology) -> Iterator[Problem]:
     yield from _name_problems(topology)
     yield from _pool_problems(topology)
     yield from _address_problems(topology)
+    yield from _host_problems(topology)
+
+
+def _host_problems(topology: Topology) -> Iterator[Problem]:
+    macs: dict[str, str] = {}
+    for host in topology.hosts.values():
+        if host.mac and (other := macs.setdefault(host.mac.lower(), host.name)) != host.name:
+            yield ("hosts", host.name, "mac"), f"{host.mac} is the address of {other} already, expected another one"
     for host in topology.hosts.values():
         if not host.at:
             continue  # not given: reported where the file is read
         try:
             topology.link(host.at, host.access)
         except LabError as error:
-            yield ("hosts", host.name, "at" if host.access is None else "access"), str(error)
+            key = "access" if host.access is not None and host.at in topology.gateways else "at"
+            yield ("hosts", host.name, key), str(error)
 
 
 def _name_problems(topology: Topology) -> Iterator[Problem]:

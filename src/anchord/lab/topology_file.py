@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv6Network
 from pathlib import Path
@@ -29,6 +30,7 @@ from anchord.daemon.configfile import (
 )
 from anchord.lab.errors import TopologyError
 from anchord.lab.topology import (
+    HOST_INTERFACE,
     Central,
     Correspondent,
     Gateway,
@@ -38,6 +40,7 @@ from anchord.lab.topology import (
     numbered_gateway,
     problems,
 )
+from anchord.lab.topology_daemons import daemon_problems
 
 _Made = TypeVar("_Made")
 
@@ -53,6 +56,12 @@ def _unicast_mac(value: object) -> str:
     if mac[0] & 1:
         raise ValueError(f"is {shown(value)}, expected a unicast MAC address")
     return mac.hex(":")
+
+
+def _proc_sys(key: str) -> Path:
+    """Where a host's setting is, with ``default`` for an interface that only the host has."""
+    full = key if "." in key else f"net.ipv6.conf.default.{key}"
+    return Path("/proc/sys", *("default" if part == HOST_INTERFACE else part for part in full.split(".")))
 
 
 def _sysctls(value: object) -> dict[str, str | int]:
@@ -102,6 +111,17 @@ class HostTable(Table):
     mac: UnicastMac | None = text(None, "a unicast MAC address", "Its MAC address; random if left out")
     sysctls: Sysctls = text({}, "a table of settings", "Its distribution's own settings")
 
+    @classmethod
+    def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
+        """Settings that this machine's kernel does not have."""
+        for key in _table(raw, "sysctls"):
+            path = _proc_sys(key)
+            if not path.is_file():
+                there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+                near = difflib.get_close_matches(path.name, there, n=1)
+                expected = f"expected {near[0]!r}" if near else f"expected one that is in {path.parent}"
+                yield ("sysctls", key), f"the kernel has no such setting, {expected}"
+
 
 class TopologyTable(Table):
     """A whole topology file."""
@@ -118,7 +138,11 @@ class TopologyTable(Table):
     @classmethod
     def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
         """What is wrong between tables; values that are wrong on their own are left out of this."""
-        return problems(_made(raw)) if isinstance(raw.get("gateways"), Mapping) else ()
+        topology = _made(raw)
+        has_gateways = isinstance(raw.get("gateways"), Mapping)
+        found = list(problems(topology)) if has_gateways else []
+        places = [where for where, _ in found] if has_gateways else [("gateways",)]
+        return [*found, *daemon_problems(topology, places)]
 
 
 def load(path: Path) -> Topology:

@@ -23,6 +23,14 @@ _name_option = click.option("--name", default="lab", show_default=True, metavar=
 _json_option = click.option("--json", "-j", "as_json", is_flag=True, help="JSON, with the keys that docs/lab.md lists.")
 
 
+def _signal(_context: click.Context, _parameter: click.Parameter, value: str) -> signal.Signals:
+    """A signal by its name, with or without SIG."""
+    try:
+        return signal.Signals[f"SIG{value.upper().removeprefix('SIG')}"]
+    except KeyError:
+        raise click.BadParameter(f"no signal {value!r}, expected a name such as KILL, TERM, STOP or CONT") from None
+
+
 @click.group()
 def lab() -> None:
     """Domains of network namespaces: real daemons, the real kernel, unmodified hosts.
@@ -117,6 +125,37 @@ def exec(node: str, command: tuple[str, ...], name: str) -> None:
 
 
 @lab.command()
+@click.argument("node")
+@click.option(
+    "--signal", "number", default="KILL", show_default=True, metavar="NAME", callback=_signal, help="Which signal."
+)
+@_name_option
+def kill(node: str, number: signal.Signals, name: str) -> None:
+    """Send a signal to the process of NODE: what survives that?"""
+    from anchord.lab.domain import Domain
+
+    with _reported():
+        Domain.attach(name).kill(node, number)
+    click.echo(f"{node}: {number.name} sent")
+
+
+@lab.command()
+@click.argument("node")
+@_name_option
+def restart(node: str, name: str) -> None:
+    """Start the process of NODE again, and return when its daemon is ready.
+
+    If it is still running it is ended first, with SIGTERM.
+    """
+    from anchord.lab.domain import Domain
+
+    with _reported():
+        domain = Domain.attach(name)
+        domain.restart(node)
+    click.echo(f"{node} is running again")
+
+
+@lab.command()
 @_name_option
 @_json_option
 def ps(name: str, as_json: bool) -> None:
@@ -195,10 +234,10 @@ def _reported() -> Iterator[None]:
         yield
     except TopologyError as error:
         click.echo(error, err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except LabError as error:
         click.echo(f"anchord: {error}", err=True)
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except PermissionError as error:
         click.echo(f"anchord: {error}: a lab needs root", err=True)
         sys.exit(1)
