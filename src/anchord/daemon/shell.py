@@ -150,7 +150,13 @@ class Shell:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        self._loop.run_in_executor(None, self._store.flush)
+        self._loop.run_in_executor(None, self._store.flush).add_done_callback(self._flushed)
+
+    def _flushed(self, flushing: asyncio.Future[None]) -> None:
+        error = None if flushing.cancelled() else flushing.exception()
+        if error is not None:
+            # Nothing is lost: what was committed is in a file, and is moved with the next flush.
+            logs.say(log, logging.ERROR, "store-behind", error=str(error))
 
     def _messages(self) -> None:
         self.feed(self._transport.drain())
