@@ -307,3 +307,15 @@ def test_decision_17_an_update_in_flight_is_overtaken_by_the_hosts_return() -> N
     assert [s.phase for s in domain.gw[1].sessions.values()] == [Phase.SERVING]
     assert [s.phase for s in domain.gw[2].sessions.values()] == [Phase.AWAY]
     assert roles(domain, 2) == {"2001:db8:a2": (Role.EXPORTED, domain.address(1))}
+
+
+def test_a_frame_that_was_waiting_when_the_host_left_does_not_bring_it_back() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.pass_time(0.01)
+    domain.host_at(1, MAC, age_s=0.1)
+    assert [s.phase for s in domain.gw[2].sessions.values()] == [Phase.SERVING]
+    assert domain.gw[1].counters.local == {"frame.before-departure": 1}
+    domain.host_at(1, MAC)
+    assert [s.phase for s in domain.gw[1].sessions.values()] == [Phase.SERVING]

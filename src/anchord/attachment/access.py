@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
 from anchord.attachment import filter as frames
@@ -36,13 +36,14 @@ _UNSPECIFIED = IPv6Address("::")
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A host was noticed. ``address``: one of its own, if the frame showed it."""
+    """A host was noticed. ``address``: one of its own, if the frame showed it; ``age_s``: seconds since it arrived."""
 
     interface: str
     mac: bytes
     address: IPv6Address | None
     solicited: bool
     reassociated: bool
+    age_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +136,15 @@ class AccessInterface:
             except OSError:  # nothing more, or the interface went down: the next frame tells
                 return
             self.frames += 1
-            if _age_s(ancillary) > LATE_S:
+            age_s = _age_s(ancillary)
+            if age_s > LATE_S:
                 self.late += 1
                 continue
-            seen = self._read(data)
+            seen = self._read(data, age_s)
             if seen is not None:
                 yield seen
 
-    def _read(self, data: bytes) -> Notice | Hello | None:
+    def _read(self, data: bytes, age_s: float) -> Notice | Hello | None:
         frame = parse_frame(data)
         mac = frame.source_mac
         if len(mac) != 6 or mac == self.mac or mac[0] & 1 or mac == bytes(6):
@@ -160,7 +162,7 @@ class AccessInterface:
             solicited = isinstance(message, RouterSolicitation)
             if address is None and isinstance(message, NeighborSolicitation):
                 address = message.target  # RFC 4862 section 5.4.2: it is about to use this one
-        return Notice(self.name, mac, address, solicited, is_layer2_update(frame))
+        return Notice(self.name, mac, address, solicited, is_layer2_update(frame), max(age_s, 0.0))
 
     def _apply(self) -> None:
         """Filter as many known hosts as the kernel lets us; the data of the others is only a waste of time."""

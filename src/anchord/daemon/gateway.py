@@ -214,4 +214,4 @@ def _on(loop: asyncio.AbstractEventLoop, call: Callable[[str | None], None], err
 
 
 def _host_seen(seen: Notice) -> HostSeen:
-    return HostSeen(seen.interface, seen.mac, seen.address, seen.solicited, seen.reassociated)
+    return HostSeen(seen.interface, seen.mac, seen.address, seen.solicited, seen.reassociated, seen.age_s)

@@ -31,6 +31,7 @@ class HostSeen:
 
     ``address``: one of the host's own, if the frame showed one. ``solicited``: the frame was a Router Solicitation.
     ``reassociated``: layer 2 says that the host (re)associated, so it may have forgotten its routers.
+    ``age_s``: how long ago the frame arrived (seconds).
     """
 
     interface: str
@@ -38,6 +39,7 @@ class HostSeen:
     address: IPv6Address | None = None
     solicited: bool = False
     reassociated: bool = False
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

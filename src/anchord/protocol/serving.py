@@ -121,6 +121,10 @@ class ServingRole:
 
     def _came_back(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """P4: an earlier anchor is the serving gateway again; the same prefix is registered (decision 16)."""
+        if now.monotonic_s - seen.age_s < session.left_s:
+            # It came in before we heard that the node is elsewhere, and was still waiting: it says where the node was.
+            self._core.counters.count("frame.before-departure")
+            return
         if not self._take_attach_token(now):
             self._core.counters.count("limit.attaches")
             return
