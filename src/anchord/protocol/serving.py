@@ -20,6 +20,8 @@ from anchord.protocol.timers import Instant
 from anchord.wire.messages import BindingAcknowledgement
 
 PROBES = 3
+# A host's own frames and the access point's announcement of it come this close together; later ones are another move.
+ONE_MOVE_S = 0.1
 # The plain routers of ``mobility = false`` share one face, as RFC 5213 section 6.9.3 and VRRP have it.
 SHARED_FACE = ""
 
@@ -62,7 +64,7 @@ class ServingRole:
             if ("probe", session.key) in self._core.timers:
                 self._core.timers.cancel(("probe", session.key))
                 self._refresh(session, now)
-            if seen.reassociated and now.monotonic_s - session.attached_s > 1.0:
+            if seen.reassociated and now.monotonic_s - session.attached_s > ONE_MOVE_S:
                 # It may have been elsewhere, and an update about that may still be on its way to us.
                 self._refresh(session, now)
             if seen.solicited or seen.reassociated:
