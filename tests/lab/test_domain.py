@@ -165,7 +165,7 @@ def test_plain_routers_serve_hosts_as_well(lab_name: str) -> None:
 def test_a_daemon_that_does_not_start_is_reported_with_its_last_words(lab_name: str) -> None:
     topology = small()
     broken = Topology(topology.gateways, topology.hosts, domain={"lifetimes": {"valid_s": 1}})
-    with pytest.raises(LabError, match=r"gw1 ended before it was ready.*\n.*lifetimes\.valid_s"):
+    with pytest.raises(LabError, match=r"cmd ended before it was ready.*\n.*lifetimes\.valid_s"):
         Domain.up(broken, lab_name)
     assert left_of(lab_name) == []
 

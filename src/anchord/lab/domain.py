@@ -296,8 +296,14 @@ class Domain:
             self._state.save()
         namespaces.build(self.name, self.topology)
         config_files.write(self.directory, self.topology)
-        for node, kind in self.topology.nodes().items():
-            self._launch(node, kind)
+        # The central database first: a gateway that finds nobody to ask serves its first hosts unregistered.
+        nodes = self.topology.nodes()
+        for node in (name for name, kind in nodes.items() if kind is Kind.CENTRAL):
+            self._launch(node, Kind.CENTRAL)
+            self._wait_ready([node], deadline)
+        for node, kind in nodes.items():
+            if kind is not Kind.CENTRAL:
+                self._launch(node, kind)
         self._state.save()
         self._wait_ready(self.topology.daemons(), deadline)
         self._state.ready = True

@@ -58,17 +58,26 @@ class ServingRole:
             self._came_back(session, seen, now)
         elif session.interface != seen.interface:
             self._changed_interface(session, seen, now)
-        elif session.phase is Phase.SERVING:
-            if not session.ignored:
-                self._core.ignore(session)
-            if ("probe", session.key) in self._core.timers:
-                self._core.timers.cancel(("probe", session.key))
-                self._refresh(session, now)
-            if seen.reassociated and now.monotonic_s - session.attached_s > ONE_MOVE_S:
-                # It may have been elsewhere, and an update about that may still be on its way to us.
-                self._refresh(session, now)
-            if seen.solicited or seen.reassociated:
-                self._advertising.answer(session, now)
+        else:
+            self._heard_again(session, seen, now)
+
+    def _heard_again(self, session: Session, seen: HostSeen, now: Instant) -> None:
+        """On the interface where it is known to be."""
+        # It may have been elsewhere since we asked, and an update about that may still be on its way to us.
+        elsewhere_meanwhile = seen.reassociated and now.monotonic_s - session.attached_s > ONE_MOVE_S
+        if session.phase is Phase.REGISTERING:
+            if elsewhere_meanwhile:
+                self._registering.register(session, now)
+            return
+        if not session.ignored:
+            self._core.ignore(session)
+        if ("probe", session.key) in self._core.timers:
+            self._core.timers.cancel(("probe", session.key))
+            self._refresh(session, now)
+        elif elsewhere_meanwhile:
+            self._refresh(session, now)
+        if seen.solicited or seen.reassociated:
+            self._advertising.answer(session, now)
 
     def _is_candidate(self, seen: HostSeen) -> bool:
         settings = self._core.settings
