@@ -6,7 +6,9 @@ set -eu
 cd "$(dirname "$0")/.."
 
 purpose=${1:-run}
-python=${PYTHON:-python3}
+# Debian's own Python before any other: it is built with profile-guided optimisation, and a handover feels the difference.
+python=${PYTHON:-/usr/bin/python3}
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || python=${PYTHON:-python3}
 stamp=.venv/.ready-for-$purpose
 PATH=$PATH:/usr/sbin:/sbin
 export PATH
