@@ -1,13 +1,16 @@
-"""One mobility session as the CMD knows it: who serves it, who anchors what (RFC 8885 sections 3.1 and 3.2)."""
+"""Mobility sessions as the CMD knows them: who serves each, who anchors what (RFC 8885 sections 3.1 and 3.2)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.protocol.groups import Anchor
-from anchord.wire.options import MobileNodeIdentifier
+from anchord.protocol.identity import session_key
+from anchord.wire.messages import BindingUpdate
+from anchord.wire.options import MobileNodeIdentifier, MobileNodeLinkLayerIdentifier
 
 
 @dataclass(slots=True)
@@ -65,3 +68,42 @@ class Binding:
             expires_wall_s=value["expires_wall_s"],
             ending=value["ending"],
         )
+
+
+class BindingCache:
+    """Every session that the CMD knows, by session key, and who holds which prefix."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, Binding] = {}
+        self._holders: dict[IPv6Network, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.by_key)
+
+    def find(self, update: BindingUpdate) -> Binding | None:
+        """The session that a PBU is about: by identity and interface, whatever its prefix (decision 6)."""
+        mn_id = update.first(MobileNodeIdentifier)
+        link_layer_id = update.first(MobileNodeLinkLayerIdentifier)
+        if mn_id is None:
+            return None
+        return self.by_key.get(session_key(mn_id, link_layer_id.identifier if link_layer_id else None))
+
+    def keep(self, binding: Binding) -> None:
+        """Enter a session, or what has become of it."""
+        self.by_key[binding.key] = binding
+        for prefix in binding.prefixes():
+            self._holders[prefix] = binding.key
+
+    def forget(self, binding: Binding) -> None:
+        """The session is over."""
+        self.let_go(binding.prefixes())
+        del self.by_key[binding.key]
+
+    def let_go(self, prefixes: Iterable[IPv6Network]) -> None:
+        """Nobody holds these any more."""
+        for prefix in prefixes:
+            self._holders.pop(prefix, None)
+
+    def may_hold(self, key: str, prefix: IPv6Network) -> bool:
+        """Whether no other session holds ``prefix``."""
+        return self._holders.get(prefix, key) == key

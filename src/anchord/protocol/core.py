@@ -1,4 +1,4 @@
-"""What the two roles of a gateway share: sessions, leases, timers, tickets and the list of outputs."""
+"""What the two roles of a gateway share: sessions, leases, timers and tickets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from anchord.declared import HostState
 from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import Exchanges
 from anchord.protocol.identity import derive_router
-from anchord.protocol.outputs import Declare, Heed, Ignore, Output, Persist, Report, Send
+from anchord.protocol.outbox import Outbox
+from anchord.protocol.outputs import Declare, Heed, Ignore, Persist
 from anchord.protocol.prefixes import PrefixPool
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewaySettings
@@ -30,43 +31,24 @@ class Continuation:
     acknowledgement: BindingAcknowledgement | None = None
 
 
-class GatewayCore:
+class GatewayCore(Outbox):
     """State of one gateway. Roles change it and call ``emit``; the gateway hands the outputs to the caller."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         domain = settings.domain
+        peers = (domain.central, *(a for a in domain.gateways if a != settings.me.address))
+        super().__init__(Counters(peers))
         self.settings = settings
         self.sessions: dict[str, Session] = {}
         self.by_mac: dict[bytes, Session] = {}
         self.router_macs: dict[bytes, str] = {}  # every face shown here -> session key
         self.pool = PrefixPool(settings.me.pools)
-        peers = (domain.central, *(a for a in domain.gateways if a != settings.me.address))
-        self.counters = Counters(peers)
         self.exchanges = Exchanges(domain.timing, domain.limits)
         self.timers: Timers[tuple[str, str]] = Timers()
         self.conflicts: dict[str, str] = {}  # access interface -> who else is on that segment
-        self._outputs: list[Output] = []
         self._ticket = 0
         self._continuations: dict[int, Continuation] = {}
         self._newest_ticket: dict[str, int] = {}
-
-    # Outputs
-
-    def emit(self, *outputs: Output) -> None:
-        """Add to what the caller is to carry out."""
-        for output in outputs:
-            if isinstance(output, Send):
-                self.counters.of(output.destination).messages_out += 1
-            self._outputs.append(output)
-
-    def take_outputs(self) -> list[Output]:
-        """Everything emitted since the last call."""
-        outputs, self._outputs = self._outputs, []
-        return outputs
-
-    def report(self, event: str, level: str = "info", **fields: Any) -> None:
-        """Tell the operator."""
-        self.emit(Report(event, level, fields))
 
     # Sessions
 

@@ -26,20 +26,12 @@ from anchord.protocol.inputs import (
     SegmentClear,
     SegmentConflict,
 )
-from anchord.protocol.outputs import Heed, Output, Persist, Send
+from anchord.protocol.outputs import Heed, Output, Persist
 from anchord.protocol.serving import ServingRole
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewaySettings
 from anchord.protocol.timers import Instant
-from anchord.wire.messages import (
-    BindingAcknowledgement,
-    BindingError,
-    BindingErrorStatus,
-    BindingUpdate,
-    BindingUpdateFlag,
-    UnknownMessage,
-)
-from anchord.wire.options import MalformedOption
+from anchord.wire.messages import BindingAcknowledgement
 
 
 class Gateway:
@@ -191,33 +183,13 @@ class Gateway:
             self._serving.installed(session, event.error, now)
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
-        """RFC 6275 section 9.2 and RFC 5213 section 5.3.1 (1): only what a configured peer says is looked at."""
-        counters = self.counters.of(event.source)
-        self.counters.heard(event.source, now)
-        message = event.message
-        if event.source not in self.counters.peers:
-            counters.drop("unconfigured-peer")
-        elif isinstance(message, UnknownMessage):
-            counters.drop("unknown-type")
-            if event.unicast:
-                self._core.emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))
-        elif isinstance(message, BindingError):
-            counters.drop(f"binding-error.{message.status}")
-        elif event.source != self.settings.domain.central or not self.settings.domain.mobility:
+        message = self._core.admit(event, now)
+        if message is None:
+            return
+        if event.source != self.settings.domain.central or not self.settings.domain.mobility:
             # Between gateways nothing is signalled while a CMD stands between them.
-            counters.drop("not-the-central")
+            self.counters.of(event.source).drop("not-the-central")
+        elif isinstance(message, BindingAcknowledgement):
+            self._serving.acknowledged(message, now)
         else:
-            for option in message.options:
-                if isinstance(option, MalformedOption):
-                    counters.drop(f"malformed-option.{option.kind}")
-            if isinstance(message, BindingAcknowledgement):
-                self._serving.acknowledged(message, now)
-            else:
-                self._update(message, event, now)
-
-    def _update(self, update: BindingUpdate, event: MessageReceived, now: Instant) -> None:
-        wanted = BindingUpdateFlag.PROXY | BindingUpdateFlag.ACKNOWLEDGE
-        if not event.unicast or update.flags & wanted != wanted:
-            self.counters.of(event.source).drop("not-a-proxy-update")
-        else:
-            self._anchoring.updated(update, now)
+            self._anchoring.updated(message, now)
