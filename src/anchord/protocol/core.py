@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Any
 
 from anchord.declared import HostState
@@ -24,11 +25,12 @@ PERSIST_SOON_S = 0.005
 class Continuation:
     """What to do when the kernel has made a declaration true.
 
-    ``acknowledgement``: a PBA to send to the CMD; None: the host is served now and gets its advertisements.
+    ``acknowledgement``: a PBA to send to ``to``; None: the host is served now and gets its advertisements.
     """
 
     session: str
     acknowledgement: BindingAcknowledgement | None = None
+    to: tuple[IPv6Address, ...] = ()
 
 
 class GatewayCore(Outbox):
@@ -36,7 +38,8 @@ class GatewayCore(Outbox):
 
     def __init__(self, settings: GatewaySettings) -> None:
         domain = settings.domain
-        peers = (domain.central, *(a for a in domain.gateways if a != settings.me.address))
+        central = () if domain.central is None else (domain.central,)
+        peers = (*central, *(a for a in domain.gateways if a != settings.me.address))
         super().__init__(Counters(peers))
         self.settings = settings
         self.sessions: dict[str, Session] = {}
@@ -89,9 +92,10 @@ class GatewayCore(Outbox):
             self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
             self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
         self.emit(Persist("session", session.key, None))
-        for kind in ("refresh", "expire", "advertise", "fallback", "probe", "redeclare", "persist"):
+        for kind in ("refresh", "expire", "advertise", "fallback", "probe", "redeclare", "persist", "listen"):
             self.timers.cancel((kind, session.key))
-        self.exchanges.forget(session.key, self.settings.domain.central)
+        for peer in self.counters.peers:
+            self.exchanges.forget(session.key, peer)
         if heed:
             self.detach(session)
         self.emit(Declare(HostState(session.key), self._next_ticket(session.key)))
@@ -108,17 +112,28 @@ class GatewayCore(Outbox):
 
     # Attachment
 
-    def attach(self, session: Session, interface: str, now: Instant) -> None:
-        """The node is on ``interface``: its frames need not be reported from there any more."""
+    def attach(self, session: Session, interface: str, now: Instant, listen_s: float = 0.0) -> None:
+        """The node is on ``interface``: its frames need not be reported from there any more, after ``listen_s``."""
         if session.interface == interface:
             return
         self.detach(session)
         session.interface = interface
         session.attached_s = now.monotonic_s
-        self.ignore(session)
+        if listen_s:
+            self.timers.set(("listen", session.key), now.monotonic_s + listen_s)
+        else:
+            self.ignore(session)
+
+    def listen(self, session: Session, listen_s: float, now: Instant) -> None:
+        """Have the node's frames reported for ``listen_s``: they show which addresses it uses."""
+        if session.interface is not None:
+            session.ignored = False
+            self.emit(Heed(session.interface, session.mac))
+            self.timers.set(("listen", session.key), now.monotonic_s + listen_s)
 
     def ignore(self, session: Session) -> None:
         """Spare us the node's data."""
+        self.timers.cancel(("listen", session.key))
         if session.interface is not None:
             session.ignored = True
             self.emit(Ignore(session.interface, session.mac))

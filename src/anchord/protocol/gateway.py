@@ -41,7 +41,7 @@ class Gateway:
         self.settings = settings
         self._core = GatewayCore(settings)
         self._serving = ServingRole(self._core)
-        self._anchoring = AnchoringRole(self._core)
+        self._anchoring = AnchoringRole(self._core, self._serving.abandon)
 
     @property
     def counters(self) -> Counters:
@@ -157,6 +157,8 @@ class Gateway:
             self._serving.probe(key, now)
         elif kind == "redeclare":
             self._serving.redeclare(key)
+        elif kind == "listen" and session is not None:
+            self._core.ignore(session)
         elif kind == "persist" and session is not None:
             self._core.persist(session)
         elif kind == "advertise" and session is not None:
@@ -178,7 +180,7 @@ class Gateway:
         session = self._core.sessions.get(then.session)
         if then.acknowledgement is not None:
             # An older answer than the newest declaration is still true: what it promised was overtaken, not undone.
-            self._anchoring.installed(session, then.acknowledgement, event.error)
+            self._anchoring.installed(session, then, event.error)
         elif newest and session is not None:
             self._serving.installed(session, event.error, now)
 
@@ -186,10 +188,9 @@ class Gateway:
         message = self._core.admit(event, now)
         if message is None:
             return
-        if event.source != self.settings.domain.central or not self.settings.domain.mobility:
-            # Between gateways nothing is signalled while a CMD stands between them.
-            self.counters.of(event.source).drop("not-the-central")
+        if not self.settings.domain.mobility:
+            self.counters.of(event.source).drop("no-mobility")
         elif isinstance(message, BindingAcknowledgement):
-            self._serving.acknowledged(message, now)
+            self._serving.acknowledged(event.source, message, now)
         else:
-            self._anchoring.updated(message, now)
+            self._anchoring.updated(message, event.source, now)

@@ -7,8 +7,12 @@ later; and a host that is there outlives the lifetime it was granted while the C
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 from anchord.protocol.advertising import Advertising
 from anchord.protocol.core import Continuation, GatewayCore
+from anchord.protocol.direct import AnchorKnown, Direct
+from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
 from anchord.protocol.inputs import HostSeen
@@ -16,12 +20,15 @@ from anchord.protocol.outputs import Probe
 from anchord.protocol.prefixes import PoolExhaustedError
 from anchord.protocol.registering import Registering
 from anchord.protocol.session import Phase, Session
+from anchord.protocol.settings import Finding
 from anchord.protocol.timers import Instant
 from anchord.wire.messages import BindingAcknowledgement
 
 PROBES = 3
 # A host's own frames and the access point's announcement of it come this close together; later ones are another move.
 ONE_MOVE_S = 0.1
+# So long a node's data is looked at where nobody central says which anchors it has: its addresses name them.
+LISTEN_S = 0.25
 # The plain routers of ``mobility = false`` share one face, as RFC 5213 section 6.9.3 and VRRP have it.
 SHARED_FACE = ""
 
@@ -33,10 +40,21 @@ class ServingRole:
         self._core = core
         self._domain = core.settings.domain
         self._advertising = Advertising(core)
-        self._registering = Registering(core, self._advertising, self._serve)
+        self._direct = Direct(core, self._found, self._doubt)
+        self._registering: Registering | None = None
+        self._finder = self._make_finder()
         self._attach_tokens = float(self._domain.limits.attach_burst)
         self._attach_filled_s = 0.0
         self._pool_exhausted = False
+
+    def _make_finder(self) -> Finder:
+        domain = self._domain
+        if not domain.mobility:
+            return Plain(self._core, self._serve)
+        if domain.finding is Finding.ANCHOR_KNOWN or domain.central is None:
+            return AnchorKnown(self._core, self._direct, self._serve)
+        self._registering = Registering(self._core, domain.central, self._advertising, self._serve)
+        return self._registering
 
     # Noticing
 
@@ -52,6 +70,8 @@ class ServingRole:
         session.probes = 0
         if seen.address is not None and seen.address != session.address:
             first, session.address = session.address is None, seen.address
+            if self._is_alone(session):
+                self._direct.heard(session, seen.address, now)
             if first and session.phase is Phase.SERVING:
                 self._core.persist_soon(session, now)  # a restarted gateway has to know whom to ask
         if session.phase is Phase.AWAY:
@@ -67,9 +87,9 @@ class ServingRole:
         elsewhere_meanwhile = seen.reassociated and now.monotonic_s - session.attached_s > ONE_MOVE_S
         if session.phase is Phase.REGISTERING:
             if elsewhere_meanwhile:
-                self._registering.register(session, now)
+                self._finder.register(session, now)
             return
-        if not session.ignored:
+        if not session.ignored and ("listen", session.key) not in self._core.timers:
             self._core.ignore(session)
         if ("probe", session.key) in self._core.timers:
             self._core.timers.cancel(("probe", session.key))
@@ -150,11 +170,16 @@ class ServingRole:
     def _begin(self, session: Session, interface: str, now: Instant) -> None:
         session.heard_s = now.monotonic_s
         session.timeline = {"seen": now.monotonic_s}
-        self._core.attach(session, interface, now)
-        if not self._domain.mobility:
-            self._serve(session, (), now)
-            return
-        self._registering.register(session, now)
+        session.asked = {}
+        alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
+        self._core.attach(session, interface, now, LISTEN_S if alone else 0.0)
+        self._finder.register(session, now)
+
+    def _is_alone(self, session: Session) -> bool:
+        """Whether nobody central has told us, or will, which anchors the node has."""
+        if not self._domain.mobility or session.phase is not Phase.SERVING:
+            return False
+        return self._domain.finding is Finding.ANCHOR_KNOWN or not session.registered
 
     def _changed_interface(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """Between two access interfaces of this gateway: nobody else need know."""
@@ -169,17 +194,43 @@ class ServingRole:
     # Registration
 
     def unanswered(self, key: str, now: Instant) -> None:
-        """The CMD is silent: serve with our own prefix, register when it is back."""
+        """The CMD is silent: serve with our own prefix, ask anchors ourselves, register when it is back."""
         session = self._core.sessions.get(key)
         if session is None or session.phase is not Phase.REGISTERING:
             return
         self._core.report("unregistered", "warning", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
         session.registered = False
+        self._direct.start(session, now)
+        self._core.listen(session, LISTEN_S, now)
         self._serve(session, (), now)
 
-    def acknowledged(self, ack: BindingAcknowledgement, now: Instant) -> None:
-        """A PBA from the CMD."""
-        self._registering.acknowledged(ack, now)
+    def _found(self, session: Session, anchors: tuple[Anchor, ...], now: Instant) -> None:
+        """Anchors that we asked ourselves have answered; a CMD that is back learns of them from our registration."""
+        self._serve(session, anchors, now)
+        if self._registering is not None and not session.registered:
+            self._registering.refresh(session, now)
+
+    def _doubt(self, session: Session, now: Instant) -> None:
+        """An anchor has heard newer things of the node: if it is still here, it says so, and is registered again."""
+        session.probes = 0
+        self.probe(session.key, now)
+
+    def acknowledged(self, source: IPv6Address, ack: BindingAcknowledgement, now: Instant) -> None:
+        """A PBA from the CMD, or from an anchor that we have asked or that the CMD has."""
+        if self._registering is not None and source == self._domain.central:
+            self._registering.acknowledged(ack, now)
+        elif not self._direct.acknowledged(source, ack, now) and not (
+            self._registering is not None and self._registering.located(source, ack, now)
+        ):
+            # RFC 6275 section 11.7.3: a sequence number that nobody waits for is silently ignored.
+            self._core.counters.of(source).drop("unmatched-ack")
+
+    def abandon(self, session: Session) -> None:
+        """The node is elsewhere: nothing of what we do for it here goes on (decision 17)."""
+        self._finder.abandon(session)
+        self._direct.abandon(session)
+        for kind in ("refresh", "advertise", "fallback", "probe", "redeclare", "listen"):
+            self._core.timers.cancel((kind, session.key))
 
     # Serving
 
@@ -271,25 +322,21 @@ class ServingRole:
     def _refresh(self, session: Session, now: Instant) -> None:
         """The node is there."""
         session.verified_s = now.monotonic_s
-        if self._domain.mobility:
-            self._registering.refresh(session, now)
-        else:
-            self._core.lives_on(session, self._domain.lifetimes.binding_s, now)
+        self._finder.refresh(session, now)
 
     def mistaken(self, session: Session, now: Instant) -> None:
         """What was taken for a host is a gateway: as if it had never been here."""
-        registered = session.registered or self._core.exchanges.outstanding(self._domain.central, session.key)
+        known = session.registered or self._finder.is_waiting(session)
         self._core.close(session, now)
-        if registered and self._domain.mobility:
-            self._registering.deregister(session, now)
+        if known:
+            self._finder.end(session, now)
 
     def expired(self, session: Session, now: Instant) -> None:
         """The lifetime is over: only the serving gateway ends a session (RFC 8885 section 3.5)."""
         core, domain = self._core, self._domain
         serving = session.phase is Phase.SERVING
         there = now.monotonic_s - session.verified_s <= domain.lifetimes.binding_s
-        unanswered = core.exchanges.outstanding(domain.central, session.key) is not None
-        if serving and there and unanswered and domain.serve_unregistered:
+        if serving and there and self._finder.is_waiting(session) and domain.serve_unregistered:
             # The node is there and the CMD is not: our refresh is being repeated.
             session.registered = False
             core.lives_on(session, domain.lifetimes.binding_s, now)
@@ -299,5 +346,5 @@ class ServingRole:
         core.report("ended", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
         self._advertising.withdraw_all(session)
         core.close(session, now)
-        if serving and session.registered and domain.mobility:
-            self._registering.deregister(session, now)
+        if serving and session.registered:
+            self._finder.end(session, now)

@@ -47,11 +47,15 @@ class Session:
     anchors: tuple[Anchor, ...] = ()  # the node's other anchors, when SERVING
     withdrawn: tuple[Anchor, ...] = ()  # anchors whose routers the host has still to be told to forget
     serving: IPv6Address | None = None  # who serves it, when AWAY
+    others: tuple[IPv6Network, ...] = ()  # what else the node holds, as we were told when AWAY
+    withheld: bool = False  # our own prefix is not shown to the node: it holds too many already
     ticks: int = 0  # newest timestamp accepted, from us or about us
     registered: bool = False  # the CMD has acknowledged what we serve
     expires_wall_s: float = 0.0
+    answered_s: float = -1e9  # monotonic; when the CMD last acknowledged
     answered_sequence: int = -1  # of the PBU whose PBAs are still additive (decision 12)
     address: IPv6Address | None = None  # one the node has used; who is asked whether it is still there
+    asked: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # directly, since it came
     told_sequence: int | None = None  # of the CMD's last update about it, when no timestamps are in use
     # The rest is not journalled: it is about this moment.
     heard_s: float = 0.0  # monotonic; last frame of the node
@@ -93,6 +97,8 @@ class Session:
             "phase": self.phase.value,
             "interface": self.interface,
             "anchors": [anchor.to_json() for anchor in self.anchors],
+            "others": [prefix_text(prefix) for prefix in self.others],
+            "withheld": self.withheld,
             "serving": None if self.serving is None else address_text(self.serving),
             "ticks": self.ticks,
             "registered": self.registered,
@@ -116,6 +122,8 @@ class Session:
             interface=value["interface"],
             anchors=tuple(Anchor.from_json(anchor) for anchor in value["anchors"]),
             serving=None if value["serving"] is None else IPv6Address(value["serving"]),
+            others=tuple(IPv6Network(prefix) for prefix in value.get("others", ())),
+            withheld=value.get("withheld", False),
             ticks=value["ticks"],
             registered=value["registered"],
             expires_wall_s=value["expires_wall_s"],

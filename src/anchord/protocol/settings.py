@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from ipaddress import IPv6Address, IPv6Network
 
 
@@ -71,13 +72,31 @@ class Limits:
     end_tries: int = 8
 
 
+class Mode(Enum):
+    """How the CMD has anchors told of a handover (RFC 8885 sections 3.2, 3.3 and 3.4)."""
+
+    RELAY = "relay"
+    LOCATOR = "locator"
+    PROXY = "proxy"
+
+
+class Finding(Enum):
+    """Who tells a serving gateway a node's anchors (``finder.py``)."""
+
+    CENTRAL = "central"  # the CMD, in one of its modes
+    DIRECTORY = "directory"
+    ANCHOR_KNOWN = "anchor-known"
+
+
 @dataclass(frozen=True, slots=True)
 class DomainSettings:
     """The domain, equal on every node."""
 
     secret: bytes
-    central: IPv6Address
+    central: IPv6Address | None  # the CMD; None unless it is the finder
     gateways: Mapping[IPv6Address, GatewayInfo]  # by address
+    mode: Mode = Mode.PROXY
+    finding: Finding = Finding.CENTRAL
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
@@ -105,6 +124,7 @@ class GatewaySettings:
     access_technology: int = 3  # RFC 5213 section 8.5: IEEE 802.3
     ignore: frozenset[bytes] = frozenset()  # MAC addresses never taken for a host
     listed: frozenset[bytes] | None = None  # None: any host may attach
+    neighbours: tuple[IPv6Address, ...] = ()  # gateways that are asked for a node of which nothing is known
 
 
 @dataclass(frozen=True, slots=True)

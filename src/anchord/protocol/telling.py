@@ -13,9 +13,9 @@ from anchord.protocol.groups import Anchor, read_groups
 from anchord.protocol.identity import mn_id_text
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Persist
-from anchord.protocol.registering import PBU_FLAGS
 from anchord.protocol.settings import DomainSettings, GatewayInfo
 from anchord.protocol.timers import Instant
+from anchord.protocol.updates import PBU_FLAGS
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
 from anchord.wire.options import (
     AccessTechnologyType,
