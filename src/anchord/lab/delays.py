@@ -126,13 +126,12 @@ def carry(cables: Iterable[Direction]) -> None:
 def in_force(lab: str, topology: Topology) -> bool:
     """Whether every link with a delay has its carrier."""
     with Links(namespace_name(lab, CORE)) as links:
-        up = {link.name for link in links.all() if link.operational}
+        up = {link.name for link in links.all() if link.carrier and link.operational}
     return all(core_port(node) in up for node in topology.delays())
 
 
 def main(lab: str) -> None:
     """Be the cables of a lab until SIGTERM, which tells what was dropped."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, _TIMER_SLACK_NS, 0, 0, 0)
     cables = list(directions(lab, state.load(lab).topology))
