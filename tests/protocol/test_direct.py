@@ -135,7 +135,7 @@ def test_the_anchors_answer_waits_for_the_kernel_and_nothing_old_is_advertised_b
 
 
 @pytest.mark.parametrize("asked", ["another host's", "nobody's", "foreign"])
-def test_row_155_a_prefix_that_the_host_was_not_given_is_not_handed_over(asked: str) -> None:
+def test_a_prefix_that_the_host_was_not_given_is_not_handed_over(asked: str) -> None:
     domain = alone(neighbours={})
     domain.host_at(1, MAC)
     other = bytes.fromhex("0255aa000002")

@@ -96,11 +96,17 @@ class _Request:
 class AnchoringRole:
     """Everything a gateway does for nodes that hold one of its prefixes elsewhere."""
 
-    def __init__(self, core: GatewayCore, abandon: Callable[[Session], None]) -> None:
-        """``abandon``: stops everything that the serving role does for a node."""
+    def __init__(
+        self,
+        core: GatewayCore,
+        abandon: Callable[[Session], None],
+        lose_anchor: Callable[[Session, IPv6Address, Instant], None],
+    ) -> None:
+        """``abandon``: stops what the serving role does for a node; ``lose_anchor``: it serves without that anchor."""
         self._core = core
         self._domain = core.settings.domain
         self._abandon = abandon
+        self._lose_anchor = lose_anchor
 
     def updated(self, update: BindingUpdate, source: IPv6Address, now: Instant) -> None:
         """A PBU* from the CMD or a PBU from a gateway: a node of ours is somewhere else, or its session is over."""
@@ -224,6 +230,8 @@ class AnchoringRole:
             to = (request.serving, *to)  # the one that forwards first (RFC 8885 section 3.3)
         core.declare(session, Continuation(session.key, self._acknowledgement(request, session), to))
         core.persist(session)
+        if not newer_here and moved:
+            core.timers.set(("idle", session.key), now.monotonic_s + domain.timing.idle_release_s)
         if moved:
             core.report("exported", mn=mn_id_text(session.mn_id), prefix=str(session.prefix), to=str(session.serving))
 
@@ -278,11 +286,15 @@ class AnchoringRole:
         if session is not None and request.ticks and request.ticks <= session.ticks:
             self._refuse(request.update, request.source, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
             return
-        if request.direct and session is not None and session.serving != request.source:
+        if request.direct and session is not None and session.phase is Phase.SERVING:
+            # The other way round: an anchor gives up its part of a node that we serve (decision 18).
+            self._lose_anchor(session, request.source, now)
+        elif request.direct and session is not None and session.serving != request.source:
             # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
             self._core.counters.of(request.source).drop("deregistration-not-serving")
             return
-        if session is not None and session.phase is Phase.AWAY:
+        elif session is not None and (session.phase is Phase.AWAY or session.withheld):
+            self._abandon(session)
             self._core.report("released", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
             self._core.close(session, now)
         options = tuple(echo_options(request.update))
