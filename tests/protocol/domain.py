@@ -9,8 +9,8 @@ from ipaddress import IPv6Address, IPv6Network
 from anchord.declared import HostState
 from anchord.protocol.central import Central
 from anchord.protocol.gateway import Gateway
-from anchord.protocol.inputs import HostSeen, Input, Installed, MessageReceived
-from anchord.protocol.outputs import Advertise, Declare, Heed, Ignore, Output, Persist, Probe, Report, Send
+from anchord.protocol.inputs import HostSeen, Input, Installed, MessageReceived, UseTold
+from anchord.protocol.outputs import Advertise, AskUse, Declare, Heed, Ignore, Output, Persist, Probe, Report, Send
 from anchord.protocol.settings import (
     CentralSettings,
     DomainSettings,
@@ -68,6 +68,7 @@ class Domain:
         self.pending: list[tuple[IPv6Address, int]] = []
         self.hold_kernel = False
         self.skew: dict[IPv6Address, float] = {}  # how far a node's clock is ahead, seconds
+        self.used: Callable[[IPv6Network], bool] = lambda prefix: True  # what tunnels were used lately
         self.lose: Callable[[IPv6Address, Send], bool] = lambda sender, send: False
 
     def _neighbours(self, number: int, neighbours: Mapping[int, tuple[int, ...]] | None) -> tuple[IPv6Address, ...]:
@@ -122,6 +123,8 @@ class Domain:
                 self.shown.append((address, output))
             elif isinstance(output, Probe):
                 self.probes.append((address, output))
+            elif isinstance(output, AskUse):
+                self.feed(address, UseTold(output.session, output.prefix, self.used(output.prefix)))
             elif isinstance(output, Ignore):
                 self.ignored[address].add((output.interface, output.mac))
             elif isinstance(output, Heed):

@@ -167,7 +167,7 @@ class GatewayCore(Outbox):
         ticket = self._next_ticket(session.key)
         if then is not None:
             self._continuations[ticket] = then
-        self.emit(Declare(session.forwarding(), ticket))
+        self.emit(Declare(session.forwarding(self.settings.me.local_networks), ticket))
 
     def continuation(self, ticket: int) -> tuple[Continuation | None, bool]:
         """What was to happen after ``ticket``, and whether no newer declaration of that session has been made."""

@@ -14,7 +14,7 @@ RFC 8885 calls a gateway S-MAAR for a node that is SERVING and P-MAAR for one th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
@@ -68,24 +68,31 @@ class Session:
     left_s: float = -1.0  # monotonic; when it was reported elsewhere
     timeline: dict[str, float] = field(default_factory=dict)  # monotonic seconds by phase of this handover
 
-    def forwarding(self) -> HostState:
-        """What should be true of this node in the kernel now."""
+    def forwarding(self, local_networks: tuple[IPv6Network, ...] = ()) -> HostState:
+        """What should be true of this node in the kernel now; ``local_networks`` are those behind this gateway."""
         here = self.interface is not None
-        entries: list[PrefixEntry] = []
         if here and self.phase is Phase.SERVING:
-            # Imported prefixes first: the flows that are waiting for this run through them.
-            entries += [
-                PrefixEntry(prefix, Role.IMPORTED, anchor.router, anchor.maar)
-                for anchor in self.anchors
-                for prefix in anchor.prefixes
-            ]
-            entries.append(PrefixEntry(self.prefix, Role.ANCHORED, self.router))
+            entries = self._here()
         else:
+            entries = []
             if self.serving is not None:
-                entries.append(PrefixEntry(self.prefix, Role.EXPORTED, None, self.serving))
+                exported = PrefixEntry(self.prefix, Role.EXPORTED, None, self.serving)
+                if local_networks:
+                    exported = replace(exported, local_networks=local_networks, others=self.others)
+                entries.append(exported)
             if here and self.phase is Phase.REGISTERING:
                 entries.append(PrefixEntry(self.prefix, Role.PREPARED, self.router))
         return HostState(self.key, self.mac if here else None, self.interface, tuple(entries))
+
+    def _here(self) -> list[PrefixEntry]:
+        """Imported prefixes first: the flows that are waiting for this run through them."""
+        entries = [
+            PrefixEntry(prefix, Role.IMPORTED, anchor.router, anchor.maar, local_networks=anchor.local_networks)
+            for anchor in self.anchors
+            for prefix in anchor.prefixes
+        ]
+        entries.append(PrefixEntry(self.prefix, Role.ANCHORED, self.router))
+        return entries + [PrefixEntry(prefix, Role.RELEASED) for prefix in self.released]
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
