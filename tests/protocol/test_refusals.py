@@ -356,7 +356,7 @@ def test_decision_13_an_anchor_that_refuses_for_good_leaves_the_list() -> None:
     domain.shown.clear()
     domain.pass_time(5.0)
     assert not binding.anchors, "the next refresh does not bring it back"
-    assert roles(domain, 2) == {"2001:db8:a2": (Role.ANCHORED, None)}
+    assert roles(domain, 2) == {"2001:db8:a2": (Role.ANCHORED, None), "2001:db8:a1": (Role.RELEASED, None)}
     gone = [order for _, order in domain.shown if order.router_lifetime_s == 0]
     assert len(gone) == 1 and gone[0].prefixes[0].valid_s == 0
 

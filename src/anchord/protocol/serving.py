@@ -258,6 +258,7 @@ class ServingRole:
         shown = (*session.withdrawn, *session.anchors)
         session.withdrawn = tuple(anchor for anchor in shown if anchor.maar not in kept)
         session.anchors = anchors
+        self._note_released(session, now)
         session.phase = Phase.SERVING
         session.serving = None
         for anchor in anchors:
@@ -268,6 +269,30 @@ class ServingRole:
         core.declare(session, Continuation(session.key))
         # Nobody is promised anything by this: should it be lost, the host's next frame has it registered again.
         core.persist_soon(session, now)
+
+    def _note_released(self, session: Session, now: Instant) -> None:
+        """What the host has to forget it may go on using until its address runs out; those packets are answered."""
+        held = {session.prefix, *(prefix for anchor in session.anchors for prefix in anchor.prefixes)}
+        until = now.wall_s + self._domain.lifetimes.valid_s
+        released = {prefix: at for prefix, at in session.released.items() if at > now.wall_s}
+        for anchor in session.withdrawn:
+            released |= dict.fromkeys(anchor.prefixes, until)
+        session.released = {prefix: at for prefix, at in released.items() if prefix not in held}
+        if session.released:
+            first_s = min(session.released.values()) - now.wall_s
+            self._core.timers.set(("released", session.key), now.monotonic_s + max(first_s, 0.0))
+
+    def forget_released(self, session: Session, now: Instant) -> None:
+        """The host has forgotten an address of a prefix that was given up."""
+        if session.phase is Phase.SERVING:
+            self._note_released(session, now)
+            self._core.declare(session)
+            self._core.persist_soon(session, now)
+
+    def lose_anchor(self, session: Session, maar: IPv6Address, now: Instant) -> None:
+        """An anchor gives up what it anchors of this node."""
+        if session.phase is Phase.SERVING and any(anchor.maar == maar for anchor in session.anchors):
+            self._serve(session, tuple(anchor for anchor in session.anchors if anchor.maar != maar), now)
 
     def installed(self, session: Session, error: str | None, now: Instant) -> None:
         """The kernel forwards for the node: now it may hear of its routers (RFC 5213 section 6.7)."""
@@ -298,11 +323,9 @@ class ServingRole:
             )
             session.timeline = {}
 
-    def redeclare(self, key: str) -> None:
+    def redeclare(self, session: Session) -> None:
         """Ask the kernel once more for what it refused."""
-        session = self._core.sessions.get(key)
-        if session is not None:
-            self._core.declare(session, Continuation(session.key))
+        self._core.declare(session, Continuation(session.key))
 
     def advertise(self, session: Session, now: Instant) -> None:
         """It is time to renew what the node was promised."""
