@@ -151,9 +151,8 @@ class Domain:
                 self.ignored[address].discard((output.interface, output.mac))
             elif isinstance(output, Persist):
                 self._persist(address, output)
-            elif isinstance(output, DirectoryGet | DirectoryPut):
-                if not self.lose_question(address, output):
-                    self.questions.append((address, output))
+            elif isinstance(output, DirectoryGet | DirectoryPut) and not self.lose_question(address, output):
+                self.questions.append((address, output))
             elif isinstance(output, Report):
                 self.reports.append((address, output))
 

@@ -1,7 +1,8 @@
-"""A directory is read, then the anchors are asked: what the record says, and what becomes of it when things go wrong."""
+"""A directory is read, then the anchors are asked: what the record says, and what becomes of it if something fails."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
@@ -166,7 +167,7 @@ def test_questions_to_a_dead_directory_come_every_four_seconds_at_last() -> None
     domain.lose_question = lambda sender, question: times.append(domain.now.monotonic_s) is None
     domain.host_at(1, MAC)
     domain.pass_time(20.0)
-    assert [round(later - earlier) for earlier, later in zip(times, times[1:], strict=False)][:5] == [1, 2, 4, 4, 4]
+    assert [round(later - earlier) for earlier, later in itertools.pairwise(times)][:5] == [1, 2, 4, 4, 4]
 
 
 def test_without_serve_unregistered_nobody_is_served_before_the_directory_answers() -> None:
@@ -389,9 +390,7 @@ def test_a_prefix_that_the_record_gives_to_the_wrong_gateway_is_not_asked_for() 
     (held,) = domain.directory.entries.values()
     assert held.value is not None
     liar = {**held.value["serving"], "maar": str(domain.address(3))}
-    domain.directory.compare_and_set(
-        held.key, held.revision, {**held.value, "serving": liar}, lambda outcome: None
-    )
+    domain.directory.compare_and_set(held.key, held.revision, {**held.value, "serving": liar}, lambda outcome: None)
     domain.sent.clear()
     domain.host_at(2, MAC)
     assert not [send for _, send in domain.sent if isinstance(send.message, BindingUpdate)]

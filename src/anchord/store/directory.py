@@ -49,9 +49,7 @@ class Directory(Protocol):
     def get(self, key: str, answer: Callable[[Outcome], None]) -> None:
         """What is held under ``key``."""
 
-    def compare_and_set(
-        self, key: str, revision: int, value: Value | None, answer: Callable[[Outcome], None]
-    ) -> None:
+    def compare_and_set(self, key: str, revision: int, value: Value | None, answer: Callable[[Outcome], None]) -> None:
         """Hold ``value`` (None: nothing) if ``key`` is still at ``revision`` (0: nothing is held).
 
         It is answered when it survives a crash; if it was not done, with what is held instead.
