@@ -34,7 +34,6 @@ from anchord.wire.messages import (
     BindingUpdate,
     BindingUpdateFlag,
     Status,
-    UnknownMessage,
 )
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
@@ -149,7 +148,7 @@ class Central:
         gateway = self._domain.gateways.get(event.source)
         if gateway is None:
             counters.drop("unconfigured-peer")
-        elif isinstance(message, UnknownMessage):
+        elif not isinstance(message, (BindingUpdate, BindingAcknowledgement, BindingError)):
             counters.drop("unknown-type")
             if event.unicast:
                 self._emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))
