@@ -100,6 +100,8 @@ class Domain:
         try:
             record = state.load(name)
         except LabError:
+            if name in state.names():
+                raise
             return False
         if owner is not None and record.owner != owner:
             return False
