@@ -277,7 +277,7 @@ class Domain:
             self._state.nodes = record.nodes
             self._launch(node, self.topology.nodes()[node])
             self._state.save()
-        if wait and self.topology.nodes()[node].is_daemon:
+        if wait and node in self.topology.daemons():
             self._wait_ready([node], time.monotonic() + timeout_s)
 
     def restart(self, node: str, wait: bool = True, timeout_s: float = READY_TIMEOUT_S) -> None:
@@ -300,7 +300,7 @@ class Domain:
         nodes = self.topology.nodes()
         for node in (name for name, kind in nodes.items() if kind is Kind.CENTRAL):
             self._launch(node, Kind.CENTRAL)
-            self._wait_ready([node], deadline)
+            self._wait_ready([node] if node in self.topology.daemons() else [], deadline)
         for node, kind in nodes.items():
             if kind is not Kind.CENTRAL:
                 self._launch(node, kind)
@@ -311,7 +311,9 @@ class Domain:
 
     def _launch(self, node: str, kind: Kind) -> None:
         argv: Sequence[str] = _PLACEHOLDER
-        if kind.is_daemon:
+        if program := self.topology.program(node):
+            argv = (*_router_priority(), *program)
+        elif kind.is_daemon:
             verb = "central" if kind is Kind.CENTRAL else "gateway"
             config = str(config_files.node_file(self.directory, node))
             argv = (*_router_priority(), _program(), verb, "--config", config)
@@ -348,7 +350,7 @@ class Domain:
         return node
 
     def _daemon(self, node: str) -> str:
-        if not self.topology.nodes()[self._known(node)].is_daemon:
+        if self._known(node) not in self.topology.daemons():
             raise unknown("daemon", node, self.topology.daemons())
         return node
 

@@ -53,7 +53,8 @@ class Kind(Enum):
 
     @property
     def is_daemon(self) -> bool:
-        """Whether a node of this kind runs an anchord daemon; the others have nothing of ours inside."""
+        """Whether a node of this kind runs an anchord daemon unless the topology gives it another program; the others
+        have nothing of ours inside."""
         return self in {Kind.GATEWAY, Kind.CENTRAL}
 
 
@@ -86,7 +87,8 @@ class Gateway:
     """A gateway: its tunnel endpoint ``address``, the ``pools`` it anchors, its access links.
 
     ``access`` holds the names of several links; empty for the usual single one. ``node`` is merged into the gateway's
-    own configuration file.
+    own configuration file. ``program`` is a command that runs there instead of ``anchord gateway``; the lab knows
+    nothing of what it does, so it does not wait for it either.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Gateway:
     access: tuple[str, ...] = ()
     local_networks: tuple[IPv6Network, ...] = ()
     node: Mapping[str, Any] = field(default_factory=dict)
+    program: tuple[str, ...] = ()
 
     @property
     def links(self) -> tuple[AccessLink, ...]:
@@ -104,11 +107,13 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Central:
-    """The central mobility database (CMD, RFC 8885 section 3). ``node`` is merged into its own configuration file."""
+    """The central mobility database (CMD, RFC 8885 section 3). ``node`` is merged into its own configuration file,
+    ``program`` runs instead of ``anchord central``."""
 
     name: str = "cmd"
     address: IPv6Address = field(default_factory=lambda: IPv6Address("2001:db8:fc::1"))
     node: Mapping[str, Any] = field(default_factory=dict)
+    program: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,9 @@ class Topology:
                     name: Correspondent(name, IPv6Address(correspondent["address"]))
                     for name, correspondent in plain["correspondents"].items()
                 },
-                "central": Central(**{**central, "address": IPv6Address(central["address"])}),
+                "central": Central(
+                    **{**central, "address": IPv6Address(central["address"]), "program": tuple(central["program"])}
+                ),
             }
         )
 
@@ -209,7 +216,12 @@ class Topology:
 
     def daemons(self) -> list[str]:
         """The nodes that run an anchord daemon."""
-        return [name for name, kind in self.nodes().items() if kind.is_daemon]
+        return [name for name, kind in self.nodes().items() if kind.is_daemon and not self.program(name)]
+
+    def program(self, node: str) -> tuple[str, ...]:
+        """What runs in a node instead of its daemon; empty for the daemon itself, and for nodes that have none."""
+        own = self.central if node == self.central.name else self.gateways.get(node)
+        return own.program if own is not None else ()
 
     def on_core(self) -> dict[str, IPv6Interface]:
         """Every node with a link to the core router, and its address and prefix length there."""
@@ -269,6 +281,7 @@ def _gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
             "pools": tuple(IPv6Network(pool) for pool in plain["pools"]),
             "access": tuple(plain["access"]),
             "local_networks": tuple(IPv6Network(network) for network in plain["local_networks"]),
+            "program": tuple(plain["program"]),
         }
     )
 

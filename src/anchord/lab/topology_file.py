@@ -77,6 +77,7 @@ Settings = Annotated[dict[str, Any], BeforeValidator(_settings)]
 UnicastMac = Annotated[str, BeforeValidator(_unicast_mac)]
 Sysctls = Annotated[dict[str, Any], BeforeValidator(_sysctls)]
 
+
 _ADDRESS = "a global IPv6 unicast address"
 
 
@@ -88,6 +89,7 @@ class GatewayTable(Table):
     access: tuple[str, ...] = text((), "a list of names of 1 to 3 letters or digits", "Several access links")
     local_networks: tuple[Network, ...] = text((), "a list of IPv6 prefixes", "As in domain.toml")
     node: Settings = text({}, "a table", "Merged into its node.toml")
+    program: tuple[str, ...] = text((), "a list of a command and its arguments", "Runs instead of anchord gateway")
 
 
 class CentralTable(Table):
@@ -95,6 +97,7 @@ class CentralTable(Table):
 
     address: GlobalAddress | None = text(None, _ADDRESS, "Its address on its core link, a /64 of its own")
     node: Settings = text({}, "a table", "Merged into its node.toml")
+    program: tuple[str, ...] = text((), "a list of a command and its arguments", "Runs instead of anchord central")
 
 
 class CorrespondentTable(Table):
@@ -187,12 +190,17 @@ def _gateway(name: str, number: int, table: Mapping[str, Any]) -> Gateway:
         access=tuple(name for name in _list(table, "access") if isinstance(name, str)),
         local_networks=_read_list(network, table, "local_networks"),
         node=_table(table, "node"),
+        program=_program(table),
     )
 
 
 def _central(value: object) -> Central:
     table = value if isinstance(value, Mapping) else {}
-    return Central(address=_read(global_address, table, "address", Central().address), node=_table(table, "node"))
+    return Central(
+        address=_read(global_address, table, "address", Central().address),
+        node=_table(table, "node"),
+        program=_program(table),
+    )
 
 
 def _correspondent(name: str, number: int, table: Mapping[str, Any]) -> Correspondent:
@@ -222,6 +230,10 @@ def _read_list(read: Callable[[object], IPv6Network], table: Mapping[str, Any], 
 def _list(table: Mapping[str, Any], key: str) -> list[Any]:
     value = table.get(key)
     return list(value) if isinstance(value, list | tuple) else []
+
+
+def _program(table: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(word for word in _list(table, "program") if isinstance(word, str))
 
 
 def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
