@@ -227,7 +227,7 @@ def test_a_table_that_cannot_be_used_is_refused_at_start(plane: Plane) -> None:
 
 def test_the_lab_says_that_it_knows_nothing_of_a_program(plane: Plane) -> None:
     assert plane.domain.topology.daemons() == []
-    with pytest.raises(LabError, match="gw2"):
+    with pytest.raises(LabError, match="no control socket"):
         plane.domain.wait_served("mn1", "gw2", 1)
 
 

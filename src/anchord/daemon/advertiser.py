@@ -5,13 +5,15 @@ from __future__ import annotations
 from anchord.protocol.outputs import Advertise, Probe
 from anchord.wire import host_frames
 from anchord.wire.host_frames import Offer, offered_prefix
-from anchord.wire.neighbor import Preference, RouteInformation
+from anchord.wire.neighbor import Preference, RecursiveDnsServer, RouteInformation
 
 
 def advertisement(order: Advertise) -> bytes:
     """The frame for one advertisement."""
     offers: list[Offer] = [offered_prefix(p.prefix, p.valid_s, p.preferred_s) for p in order.prefixes]
     offers += [RouteInformation(route, Preference.MEDIUM, order.route_lifetime_s) for route in order.routes]
+    if order.resolvers:
+        offers.append(RecursiveDnsServer(order.resolver_lifetime_s, order.resolvers))
     return host_frames.advertisement(
         order.mac,
         order.router.mac,

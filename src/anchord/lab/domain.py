@@ -350,7 +350,9 @@ class Domain:
         return node
 
     def _daemon(self, node: str) -> str:
-        if self._known(node) not in self.topology.daemons():
+        if program := self.topology.program(self._known(node)):
+            raise LabError(f"{node} runs {program[0]} instead of a daemon, which has no control socket that we know of")
+        if node not in self.topology.daemons():
             raise unknown("daemon", node, self.topology.daemons())
         return node
 
