@@ -77,7 +77,6 @@ Settings = Annotated[dict[str, Any], BeforeValidator(_settings)]
 UnicastMac = Annotated[str, BeforeValidator(_unicast_mac)]
 Sysctls = Annotated[dict[str, Any], BeforeValidator(_sysctls)]
 
-
 _ADDRESS = "a global IPv6 unicast address"
 
 
