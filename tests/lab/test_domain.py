@@ -259,3 +259,19 @@ def test_interrupted_while_it_is_built_a_lab_leaves_nothing(lab_name: str, numbe
 def test_record_of_a_lab_is_for_root_only_where_it_holds_the_secret(live: Domain) -> None:
     assert (live.directory / "domain.toml").stat().st_mode & 0o077 == 0
     assert json.loads((live.directory / "lab.json").read_text())["ready"] is True
+
+
+def test_a_lab_of_another_version_stands_in_nobodys_way(new_lab_name: Callable[[], str]) -> None:
+    name = new_lab_name()
+    with Domain.up(small(), name, owner_pid=os.getpid()) as domain:
+        record = domain.directory / "lab.json"
+        written = record.read_text()
+        other = json.loads(written)
+        other["topology"]["gateways"]["gw1"]["invented_later"] = 1
+        record.write_text(json.dumps(other))
+        try:
+            assert name not in Domain.sweep_stale()
+            with pytest.raises(LabError, match="not as this version writes it"):
+                Domain.attach(name)
+        finally:
+            record.write_text(written)

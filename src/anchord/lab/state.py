@@ -120,7 +120,7 @@ def load(name: str) -> State:
 def _from_plain(name: str, record: dict[str, Any]) -> State:
     maker = _process_from_plain(record["maker"])
     if maker is None:
-        raise LabError(f"{LABS / name / _RECORD}: maker: missing, expected a process")
+        raise ValueError("no maker")
     return State(
         name=name,
         topology=Topology.from_plain(record["topology"]),
