@@ -35,7 +35,7 @@ from anchord.protocol.serving import ServingRole
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewaySettings
 from anchord.protocol.timers import Instant
-from anchord.wire.messages import BindingAcknowledgement
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, UpdateNotification
 
 
 class Gateway:
@@ -209,8 +209,12 @@ class Gateway:
             return
         if not self.settings.domain.mobility:
             self.counters.of(event.source).drop("no-mobility")
+        elif isinstance(message, BindingUpdate):
+            self._anchoring.updated(message, event.source, now)
         elif isinstance(message, BindingAcknowledgement):
             if not self._releasing.answered(event.source, message, now):
                 self._serving.acknowledged(event.source, message, now)
+        elif isinstance(message, UpdateNotification) and event.source == self.settings.domain.central:
+            self._serving.notified(event.source, message, now)
         else:
-            self._anchoring.updated(message, event.source, now)
+            self._core.unrecognized(event)

@@ -17,13 +17,21 @@ from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
 from anchord.protocol.inputs import DirectoryAnswered, HostSeen
-from anchord.protocol.outputs import Probe
+from anchord.protocol.outputs import Probe, Send
 from anchord.protocol.prefixes import PoolExhaustedError
 from anchord.protocol.registering import Registering
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Finding
 from anchord.protocol.timers import Instant
-from anchord.wire.messages import BindingAcknowledgement
+from anchord.wire.messages import (
+    BindingAcknowledgement,
+    NotificationFlag,
+    NotificationReason,
+    NotificationStatus,
+    UpdateNotification,
+    UpdateNotificationAcknowledgement,
+)
+from anchord.wire.options import MobileNodeIdentifier, MobileNodeLinkLayerIdentifier
 
 PROBES = 3
 # A host's own frames and the access point's announcement of it come this close together; later ones are another move.
@@ -241,6 +249,26 @@ class ServingRole:
         ):
             # RFC 6275 section 11.7.3: a sequence number that nobody waits for is silently ignored.
             self._core.counters.of(source).drop("unmatched-ack")
+
+    def notified(self, source: IPv6Address, notification: UpdateNotification, now: Instant) -> None:
+        """The CMD has news of a node that we serve and wants it registered again (RFC 7077 section 4.1, decision 14).
+
+        Its answer to that registration is the news: the list of anchors, complete.
+        """
+        core, mn_id = self._core, notification.first(MobileNodeIdentifier)
+        ll_id = notification.first(MobileNodeLinkLayerIdentifier)
+        session = None
+        if mn_id is not None:
+            session = core.sessions.get(session_key(mn_id, ll_id.identifier if ll_id else None))
+        if notification.flags & NotificationFlag.ACKNOWLEDGE:
+            # RFC 7077 section 5.2: acknowledged whether or not there is anything to do.
+            echoed = tuple(option for option in (mn_id, ll_id) if option is not None)
+            done = UpdateNotificationAcknowledgement(notification.sequence, NotificationStatus.SUCCESS, echoed)
+            core.emit(Send(source, done))
+        if session is None or session.phase is not Phase.SERVING:
+            core.counters.of(source).drop("notification-not-serving")
+        elif notification.reason == NotificationReason.FORCE_REREGISTRATION:
+            self._finder.refresh(session, now)
 
     def abandon(self, session: Session) -> None:
         """The node is elsewhere: nothing of what we do for it here goes on (decision 17)."""
