@@ -130,7 +130,7 @@ class Domain:
         if settle:
             self.settle()
 
-    def perform(self, address: IPv6Address, outputs: list[Output]) -> None:  # noqa: PLR0912 - one for each output
+    def perform(self, address: IPv6Address, outputs: list[Output]) -> None:
         for output in outputs:
             if isinstance(output, Send):
                 self.sent.append((address, output))

@@ -32,6 +32,7 @@ from anchord.store.interface import StoreError
 from anchord.store.sqlite import SqliteStore
 
 PURGE_S = 1.0
+READ_BYTES = 1 << 14
 WAITING_BYTES = 1 << 18  # answers that wait for one gateway to read them; nothing more is read from it meanwhile
 
 
@@ -210,12 +211,13 @@ class DirectoryDaemon:
         return sorted(lease.owner for lease in leases if lease.until_s > now_s)
 
 
-class _Connection(asyncio.Protocol):
-    """One gateway's connection; it lives as long as the gateway renews its lease."""
+class _Connection(asyncio.BufferedProtocol):
+    """One gateway's connection. It is read in small pieces: each question can have an answer of 4 KB."""
 
     def __init__(self, daemon: DirectoryDaemon) -> None:
         self._daemon = daemon
         self._lines = Lines()
+        self._buffer = bytearray(READ_BYTES)
         self._transport: asyncio.Transport
         self._peer: IPv6Address
         self._admitted = False
@@ -231,12 +233,16 @@ class _Connection(asyncio.Protocol):
         prompt(transport.get_extra_info("socket"), TTL_S)
         self._transport.set_write_buffer_limits(high=WAITING_BYTES)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Where the next piece goes."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Any number of lines, the last of them perhaps incomplete."""
         if self._transport.is_closing():
             return
         try:
-            lines = self._lines.feed(data)
+            lines = self._lines.feed(bytes(self._buffer[:nbytes]))
         except LineTooLongError:
             self._daemon.too_long(self._peer)
             self._answer({"error": f"line longer than {LINE_BYTES} bytes"})
