@@ -195,7 +195,7 @@ class DirectoryDaemon:
                 **status(self._config.node, "directory", self._ready, self._config.domain.digest),
                 "records": len(self._directory.entries) if self._ready else 0,
                 "revision": self._directory.revision if self._ready else 0,
-                "alive": self._alive(),
+                "alive": self._directory.alive() if self._ready else [],
                 "counters": {**self._counters.local, **(self._directory.counters if self._ready else {})},
             }
         if what == "peers":
@@ -203,12 +203,6 @@ class DirectoryDaemon:
         if what == "bindings" and self._ready:
             return views.of_directory(self._directory.entries.values(), mn, instant())
         return []
-
-    def _alive(self) -> list[str]:
-        """The gateways whose lease has not run out."""
-        now_s = asyncio.get_running_loop().time()
-        leases = self._directory.leases.values() if self._ready else ()
-        return sorted(lease.owner for lease in leases if lease.until_s > now_s)
 
 
 class _Connection(asyncio.BufferedProtocol):

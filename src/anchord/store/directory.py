@@ -65,3 +65,7 @@ class Directory(Protocol):
     def grant(self, owner: str, ttl_s: float) -> Lease:
         """``owner`` is alive for another ``ttl_s`` seconds."""
         ...
+
+    def alive(self) -> list[str]:
+        """The owners whose lease has not run out, sorted."""
+        ...

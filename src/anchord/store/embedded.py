@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-from anchord.store.directory import CompactedError, Entry, Lease, Outcome, Value
+from anchord.store.directory import CompactedError, Directory, Entry, Lease, Outcome, Value
 from anchord.store.interface import Change, Store, StoreError
 
 TABLE, COUNTER = "directory", "directory-revision"
@@ -22,8 +22,8 @@ GRACE_S = 600.0  # how long an expired record is kept: clocks differ
 PURGED_AT_ONCE = 1000  # records looked at in one go, about 0.5 ms
 
 
-class EmbeddedDirectory:
-    """A :class:`~anchord.store.directory.Directory` over ``store``.
+class EmbeddedDirectory(Directory):
+    """A directory over ``store``.
 
     ``soon`` calls a function in the next turn of the loop, ``clock`` gives monotonic seconds; ``limit``: how many
     records there may be. ``failed`` is called if the store cannot be written: nothing is answered from then on.
@@ -44,7 +44,7 @@ class EmbeddedDirectory:
         self.entries = {entry.key: entry for entry in sorted(held, key=lambda entry: entry.revision)}
         counted = tables.get(COUNTER, {}).get(TABLE, {}).get("revision", 0)
         self.revision: int = max([counted, *(entry.revision for entry in held)])
-        self.leases: dict[str, Lease] = {}
+        self._leases: dict[str, Lease] = {}
         self.counters: dict[str, int] = {}
         self._questions: list[Callable[[list[Change]], Callable[[], None]]] = []
         self._written: list[Entry] = []  # and not committed yet
@@ -153,8 +153,12 @@ class EmbeddedDirectory:
 
     def grant(self, owner: str, ttl_s: float) -> Lease:
         """Leases do not outlive the process: whoever is alive asks again soon."""
-        lease = self.leases[owner] = Lease(owner, self._clock() + ttl_s)
+        lease = self._leases[owner] = Lease(owner, self._clock() + ttl_s)
         return lease
+
+    def alive(self) -> list[str]:
+        """Nobody at first: a directory that was just started has to be told."""
+        return sorted(lease.owner for lease in self._leases.values() if lease.until_s > self._clock())
 
     # What is over
 
