@@ -104,9 +104,15 @@ class Central(Table):
     """The central database (CMD) of RFC 8885."""
 
     address: GlobalAddress = text(..., "a global IPv6 unicast address", "Where the gateways register")
-    mode: Literal["proxy"] = text(
-        "proxy", "'proxy'", "How anchors are told of a handover: proxy is RFC 8885 section 3.4, answer first"
-    )
+    mode: Literal["proxy", "relay", "locator"] = text(
+        "proxy", "'proxy', 'relay' or 'locator'",
+        "How anchors are told of a handover (RFC 8885): proxy answers first (3.4), relay gathers their answers (3.2), "
+        "locator also has them answer the new gateway (3.3)",
+    )  # fmt: skip
+    idle_release: Literal["accept", "refuse"] = text(
+        "accept", "'accept' or 'refuse'",
+        "Whether an anchor may give up a prefix that nobody uses; refuse is RFC 8885 section 3.5 to the letter",
+    )  # fmt: skip
 
 
 class Gateway(Table):

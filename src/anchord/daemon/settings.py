@@ -40,6 +40,7 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
         timing=Timing(
             initial_bindack_s=timers.initial_bindack_ms / 1000,
             max_bindack_s=timers.max_bindack_ms / 1000,
+            gather_s=timers.gather_ms / 1000,
             fallback_s=timers.fallback_ms / 1000,
             timestamp_window_s=pmip.timestamp_validity_window_ms / 1000,
             min_delay_before_bce_delete_s=pmip.min_delay_before_bce_delete_ms / 1000,
@@ -78,7 +79,8 @@ def gateway_settings(config: NodeConfig) -> GatewaySettings:
 def central_settings(config: NodeConfig) -> CentralSettings:
     """The CMD as the protocol knows it."""
     listed = None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
-    return CentralSettings(domain_settings(config.domain), listed)
+    idle_release = config.domain.central.idle_release == "accept"
+    return CentralSettings(domain_settings(config.domain), listed, idle_release)
 
 
 def plane_settings(config: NodeConfig) -> PlaneSettings:
