@@ -188,7 +188,7 @@ def test_daemons_accept_the_files_a_lab_writes(tmp_path: Path) -> None:
     assert not node.domain.mobility and node.domain.name == "two-links"
     assert node.domain.lifetimes.preferred_s == 200 and node.domain.lifetimes.valid_s == 600
     assert node.domain.gateways["gw2"].local_networks == (IPv6Network("2001:db8:78::/48"),)
-    assert load_node(config_files.node_file(tmp_path, "cmd")).is_central
+    assert load_node(config_files.node_file(tmp_path, "cmd")).role == "central"
 
 
 def test_toml_that_is_written_reads_back_the_same() -> None:

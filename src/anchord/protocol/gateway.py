@@ -18,6 +18,7 @@ from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import Counters
 from anchord.protocol.identity import mn_id_text
 from anchord.protocol.inputs import (
+    DirectoryAnswered,
     HostSeen,
     Input,
     Installed,
@@ -111,6 +112,8 @@ class Gateway:
             self._message(event, now)
         elif isinstance(event, Installed):
             self._installed(event, now)
+        elif isinstance(event, DirectoryAnswered):
+            self._serving.directory_answered(event, now)
         elif isinstance(event, MessageDropped):
             self.counters.heard(event.source, now)
             self.counters.of(event.source).drop(event.cause)
@@ -157,6 +160,8 @@ class Gateway:
             self._serving.probe(key, now)
         elif kind == "redeclare":
             self._serving.redeclare(key)
+        elif kind == "directory":
+            self._serving.directory_silent(key, now)
         elif kind == "listen" and session is not None:
             self._core.ignore(session)
         elif kind == "persist" and session is not None:

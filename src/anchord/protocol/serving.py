@@ -12,10 +12,11 @@ from ipaddress import IPv6Address
 from anchord.protocol.advertising import Advertising
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.direct import AnchorKnown, Direct
+from anchord.protocol.directory import DirectoryFinder
 from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
-from anchord.protocol.inputs import HostSeen
+from anchord.protocol.inputs import DirectoryAnswered, HostSeen
 from anchord.protocol.outputs import Probe
 from anchord.protocol.prefixes import PoolExhaustedError
 from anchord.protocol.registering import Registering
@@ -42,6 +43,7 @@ class ServingRole:
         self._advertising = Advertising(core)
         self._direct = Direct(core, self._found, self._doubt)
         self._registering: Registering | None = None
+        self._directory: DirectoryFinder | None = None
         self._finder = self._make_finder()
         self._attach_tokens = float(self._domain.limits.attach_burst)
         self._attach_filled_s = 0.0
@@ -51,6 +53,9 @@ class ServingRole:
         domain = self._domain
         if not domain.mobility:
             return Plain(self._core, self._serve)
+        if domain.finding is Finding.DIRECTORY:
+            self._directory = DirectoryFinder(self._core, self._direct, self._serve)
+            return self._directory
         if domain.finding is Finding.ANCHOR_KNOWN or domain.central is None:
             return AnchorKnown(self._core, self._direct, self._serve)
         self._registering = Registering(self._core, domain.central, self._advertising, self._serve)
@@ -194,7 +199,7 @@ class ServingRole:
     # Registration
 
     def unanswered(self, key: str, now: Instant) -> None:
-        """The CMD is silent: serve with our own prefix, ask anchors ourselves, register when it is back."""
+        """CMD or directory is silent: serve with our own prefix, ask anchors ourselves, register when it is back."""
         session = self._core.sessions.get(key)
         if session is None or session.phase is not Phase.REGISTERING:
             return
@@ -209,6 +214,18 @@ class ServingRole:
         self._serve(session, anchors, now)
         if self._registering is not None and not session.registered:
             self._registering.refresh(session, now)
+        if self._directory is not None:
+            self._directory.found(session, now)
+
+    def directory_answered(self, answer: DirectoryAnswered, now: Instant) -> None:
+        """The directory has spoken."""
+        if self._directory is not None:
+            self._directory.answered(answer, now)
+
+    def directory_silent(self, key: str, now: Instant) -> None:
+        """The directory has not."""
+        if self._directory is not None:
+            self._directory.repeat(key, now)
 
     def _doubt(self, session: Session, now: Instant) -> None:
         """An anchor has heard newer things of the node: if it is still here, it says so, and is registered again."""
