@@ -84,7 +84,8 @@ def gateway_settings(config: NodeConfig) -> GatewaySettings:
 def central_settings(config: NodeConfig) -> CentralSettings:
     """The CMD as the protocol knows it."""
     listed = None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
-    idle_release = config.domain.central.idle_release == "accept"
+    central = config.domain.central
+    idle_release = central is None or central.idle_release == "accept"
     return CentralSettings(domain_settings(config.domain), listed, idle_release)
 
 
