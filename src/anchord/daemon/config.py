@@ -187,6 +187,10 @@ class Timers(Table):
         30, 1, 3600, "seconds", "Before a refresh, a host not heard for so long is probed (three solicitations)"
     )
 
+    update_notification_replay_ms: int = whole(
+        1000, 500, 5000, "milliseconds", "MIN_DELAY_BETWEEN_UPDATE_NOTIFICATION_REPLAY (RFC 7077 section 7)"
+    )
+
     @classmethod
     def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
         """The fallback waits for the partial answer, and the back-off has somewhere to go."""
@@ -204,7 +208,11 @@ class Limits(Table):
 
     hosts_per_gateway: int = whole(10_000, 1, 1_000_000, "hosts", "Hosts attached to or anchored at one gateway")
     anchors_per_host: int = whole(
-        7, 1, 16, "prefixes", "Prefixes kept alive for one host; with one more, the oldest is given up"
+        7, 1, 16, "prefixes",
+        "Prefixes that a host may have addresses of, given up ones included; it gets no new one beyond that",
+    )  # fmt: skip
+    update_notification_retransmits: int = whole(
+        1, 0, 5, "messages", "MAX_UPDATE_NOTIFICATION_RETRANSMIT_COUNT (RFC 7077 section 7)"
     )
     attaches_per_s: int = whole(100, 1, 100_000, "1/s", "New hosts that one gateway takes, on average")
     updates_per_s: int = whole(

@@ -50,11 +50,13 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
             min_delay_before_bce_delete_s=pmip.min_delay_before_bce_delete_ms / 1000,
             probe_after_s=timers.probe_after_s,
             refresh_share=timers.refresh_percent / 100,
+            notification_replay_s=timers.update_notification_replay_ms / 1000,
         ),
         limits=Limits(
             hosts=limits.hosts_per_gateway,
             bindings=limits.sessions,
             anchors_per_host=limits.anchors_per_host,
+            notification_retransmits=limits.update_notification_retransmits,
             attaches_per_s=limits.attaches_per_s,
             max_update_rate=limits.max_update_rate_per_s,
             updates_per_s=limits.updates_per_s,

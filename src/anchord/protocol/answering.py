@@ -1,10 +1,10 @@
 """What the CMD tells a serving gateway of a node's anchors, and when: its three modes (RFC 8885 section 3).
 
 - Proxy (section 3.4): at once, from what is known.
-- Relay (section 3.2): the anchors' answers are gathered; the serving gateway hears of those that agreed. A timer releases
-  a partial answer, and what comes later is added under the same sequence number (decision 12).
-- Locator (section 3.3): as relay. That the anchors answer the serving gateway too does not change what the CMD owes it: a
-  status, a lifetime and the list (decision 9).
+- Relay (section 3.2): the anchors' answers are gathered; the serving gateway hears of those that agreed. A timer
+  releases a partial answer, and what comes later is added under the same sequence number (decision 12).
+- Locator (section 3.3): as relay. That the anchors answer the serving gateway too does not change what the CMD owes
+  it: a status, a lifetime and the list (decision 9).
 """
 
 from __future__ import annotations
@@ -57,10 +57,9 @@ class Answering:
 
     def answer(self, binding: Binding, request: Request) -> None:
         """Answer from what is known now (a repetition meanwhile, too: decision 12)."""
+        self.forget(binding.key)
         if self._domain.mode is not Mode.PROXY and binding.unconfirmed:
             self._open[binding.key] = _Open(request)
-        else:
-            self.forget(binding.key)
         self._first(binding, request)
 
     def is_gathering(self, binding: Binding) -> bool:

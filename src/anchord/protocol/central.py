@@ -20,6 +20,7 @@ from anchord.protocol.answering import Answering
 from anchord.protocol.binding import Binding, BindingCache
 from anchord.protocol.checking import Checks, Request
 from anchord.protocol.counters import Counters
+from anchord.protocol.exchange import Exchanges
 from anchord.protocol.groups import Anchor, read_groups
 from anchord.protocol.identity import derive_router, mn_id_text
 from anchord.protocol.inputs import Input, MessageDropped, MessageReceived
@@ -29,8 +30,40 @@ from anchord.protocol.outputs import Output, Persist, Send
 from anchord.protocol.settings import CentralSettings, GatewayInfo, Mode
 from anchord.protocol.telling import Telling
 from anchord.protocol.timers import Instant, Timers
-from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
+<<<<<<< HEAD
+from anchord.wire.messages import (
+    BindingAcknowledgement,
+    BindingError,
+    BindingUpdate,
+    Status,
+    UpdateNotificationAcknowledgement,
+)
 from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, HandoffIndicator
+=======
+from anchord.wire.messages import (
+    BindingAcknowledgement,
+    BindingError,
+    BindingErrorStatus,
+    BindingUpdate,
+    BindingUpdateFlag,
+    Status,
+)
+from anchord.wire.options import (
+    ALL_ZERO_PREFIX,
+    AccessTechnologyType,
+    AnchoredPrefix,
+    Handoff,
+    HandoffIndicator,
+    HomeNetworkPrefix,
+    LinkLocalAddress,
+    MalformedOption,
+    MobileNodeIdentifier,
+    MobileNodeLinkLayerIdentifier,
+    Option,
+    ServingMaar,
+    Timestamp,
+)
+>>>>>>> h-wire
 
 # The least that the wire can carry (RFC 6275 section 6.1.7).
 LEAST_LIFETIME_S = 4
@@ -47,9 +80,9 @@ class Central(Outbox):
         self._cache = BindingCache()
         self._checks = Checks(settings, self._cache, self.counters)
         self._answering = Answering(domain, self._cache, self)
-        self._notifying = Notifying(domain, self)
-        self._telling = Telling(domain, self._cache, self._answering, self._notifying, self)
-        self._exchanges = self._telling.exchanges
+        self._exchanges = Exchanges(domain.timing, domain.limits, self.counters)
+        self._notifying = Notifying(domain, self._exchanges, self)
+        self._telling = Telling(domain, self._cache, self._exchanges, self._answering, self._notifying, self)
         self._timers: Timers[tuple[str, str]] = Timers()
 
     @property
@@ -122,8 +155,37 @@ class Central(Outbox):
     # Inputs
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
+<<<<<<< HEAD
         message = self.admit(event, now)
         if message is None:
+=======
+        """RFC 5213 section 5.3.1 (1), RFC 6275 section 9.2: only configured peers are looked at."""
+        counters = self.counters.of(event.source)
+        self.counters.heard(event.source, now)
+        message = event.message
+        gateway = self._domain.gateways.get(event.source)
+        if gateway is None:
+            counters.drop("unconfigured-peer")
+        elif not isinstance(message, (BindingUpdate, BindingAcknowledgement, BindingError)):
+            counters.drop("unknown-type")
+            if event.unicast:
+                self._emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))
+        elif isinstance(message, BindingError):
+            counters.drop(f"binding-error.{message.status}")
+        else:
+            for option in message.options:
+                if isinstance(option, MalformedOption):
+                    counters.drop(f"malformed-option.{option.kind}")
+            if isinstance(message, BindingUpdate):
+                self._update(message, gateway, event.unicast, now)
+            else:
+                self._acknowledged(message, gateway, now)
+
+    def _update(self, update: BindingUpdate, gateway: GatewayInfo, unicast: bool, now: Instant) -> None:
+        wanted = BindingUpdateFlag.PROXY | BindingUpdateFlag.ACKNOWLEDGE
+        if not unicast or update.flags & wanted != wanted:
+            self.counters.of(gateway.address).drop("not-a-proxy-update")
+>>>>>>> h-wire
             return
         gateway = self._domain.gateways[event.source]
         if isinstance(message, BindingUpdate):
@@ -157,34 +219,13 @@ class Central(Outbox):
             else:
                 self._answering.answer(binding, request)
             return
-        face = read_groups(request.gateway.address, update.options).own
-        serving = replace(face, prefixes=request.prefixes)
-        before = [] if binding is None else binding.prefixes()
-        moved = binding is None or binding.serving.maar != serving.maar
+        moved = binding is None or binding.serving.maar != request.gateway.address
         dismissed: list[Anchor] = []
-        known = True  # by the node already, so that it takes no more of its budget
-        if binding is None:
-            binding = Binding(request.key, request.mn_id, request.link_layer_id, serving)
-            known = False
-        elif moved:
-            known = self._hand_over(binding, serving, dismissed, now)
-        else:
-            binding.serving = replace(serving, router=serving.router or binding.serving.router)
-            known = not binding.withheld
-        if request.binding is None or not _is_refresh(update):
-            self._remember_anchors(binding, update)
-        self._keep_budget(binding, known, dismissed, now)
-        self._cache.let_go(before)  # keep() enters again what the node still holds
-        binding.ending = False
-        binding.ticks = max(request.ticks, binding.ticks)
-        binding.sequence = update.sequence
-        technology = update.first(AccessTechnologyType)
-        binding.access_technology = technology.value if technology is not None else 0
+        binding = self._register(request, dismissed, now)
         lifetime_s = min(update.lifetime_s, self._domain.lifetimes.binding_s)
         binding.expires_wall_s = now.wall_s + lifetime_s
         self._timers.set(("expire", binding.key), now.monotonic_s + lifetime_s)
-        self._cache.keep(binding)
-        self._notifying.answered(binding)
+        self._notifying.answered(binding.key)
         if self._domain.mode is Mode.PROXY:
             # Answer first: the node waits for this one (RFC 8885 section 3.4).
             self._persist(binding)
@@ -200,6 +241,32 @@ class Central(Outbox):
                 self._answering.answer(binding, request)
         for anchor in dismissed:
             self._telling.dismiss(binding, anchor, now)
+
+    def _register(self, request: Request, dismissed: list[Anchor], now: Instant) -> Binding:
+        """What has become of the session. Who has to be told that it has no part in it any more is ``dismissed``."""
+        update, binding = request.update, request.binding
+        face = read_groups(request.gateway.address, update.options).own
+        serving = replace(face, prefixes=request.prefixes)
+        before = [] if binding is None else binding.prefixes()
+        if binding is None:
+            binding = Binding(request.key, request.mn_id, request.link_layer_id, serving)
+            known = False
+        elif binding.serving.maar != serving.maar:
+            known = self._hand_over(binding, serving, dismissed, now)
+        else:
+            binding.serving = replace(serving, router=serving.router or binding.serving.router)
+            known = not binding.withheld
+        if request.binding is None or update.first(HandoffIndicator) != HandoffIndicator(Handoff.UNCHANGED):
+            self._remember_anchors(binding, update)
+        self._keep_budget(binding, known, dismissed, now)
+        self._cache.let_go(before)  # keep() enters again what the node still holds
+        self._cache.keep(binding)
+        binding.ending = False
+        binding.ticks = max(request.ticks, binding.ticks)
+        binding.sequence = update.sequence
+        technology = update.first(AccessTechnologyType)
+        binding.access_technology = technology.value if technology is not None else 0
+        return binding
 
     def _hand_over(self, binding: Binding, serving: Anchor, dismissed: list[Anchor], now: Instant) -> bool:
         """RFC 8885 section 3.2 (2): the gateway just left becomes an anchor; an anchor that serves again is none.
@@ -304,7 +371,7 @@ class Central(Outbox):
         """De-registered or expired: a PBU within MinDelayBeforeBCEDelete still finds every anchor (decision 20)."""
         binding.ending = True
         self._answering.forget(binding.key)
-        self._notifying.forget(binding)
+        self._notifying.answered(binding.key)
         delay_s = self._domain.timing.min_delay_before_bce_delete_s
         binding.expires_wall_s = now.wall_s + delay_s
         self._timers.set(("expire", binding.key), now.monotonic_s + delay_s)
@@ -323,7 +390,3 @@ class Central(Outbox):
 
     def _persist(self, binding: Binding) -> None:
         self.emit(Persist("binding", binding.key, binding.to_json()))
-
-
-def _is_refresh(update: BindingUpdate) -> bool:
-    return update.first(HandoffIndicator) == HandoffIndicator(Handoff.UNCHANGED)

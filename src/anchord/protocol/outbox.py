@@ -14,7 +14,6 @@ from anchord.wire.messages import (
     BindingErrorStatus,
     BindingUpdate,
     BindingUpdateFlag,
-    UnknownMessage,
 )
 from anchord.wire.options import MalformedOption
 
@@ -52,7 +51,7 @@ class Outbox:
         message = event.message
         if event.source not in self.counters.peers:
             counters.drop("unconfigured-peer")
-        elif isinstance(message, UnknownMessage):
+        elif not isinstance(message, BindingUpdate | BindingAcknowledgement | BindingError):
             counters.drop("unknown-type")
             if event.unicast:
                 self.emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))

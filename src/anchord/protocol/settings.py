@@ -57,6 +57,7 @@ class Timing:
     dead_man_lifetimes: float = 3.0
     refuse_s: float = 30.0
     advertise_guard_s: float = 0.1
+    notification_replay_s: float = 1.0  # MIN_DELAY_BETWEEN_UPDATE_NOTIFICATION_REPLAY of RFC 7077 section 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Limits:
     max_update_rate: int = 3
     updates_per_s: float = 2000.0  # PBUs to all peers together (RFC 8885 section 3.2: pacing)
     end_tries: int = 8
+    notification_retransmits: int = 1  # MAX_UPDATE_NOTIFICATION_RETRANSMIT_COUNT of RFC 7077 section 7
     silent_tries: int = 3  # PBU*s that an anchor may leave unanswered before nobody counts on it any more
 
 

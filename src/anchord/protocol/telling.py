@@ -47,14 +47,20 @@ class Telling:
     """PBU* to anchors, and their answers. ``answering`` and ``notifying`` tell the serving gateway what follows."""
 
     def __init__(
-        self, domain: DomainSettings, cache: BindingCache, answering: Answering, notifying: Notifying, out: Outbox
+        self,
+        domain: DomainSettings,
+        cache: BindingCache,
+        exchanges: Exchanges,
+        answering: Answering,
+        notifying: Notifying,
+        out: Outbox,
     ) -> None:
         self._domain = domain
         self._cache = cache
         self._answering = answering
         self._notifying = notifying
         self._out = out
-        self.exchanges = Exchanges(domain.timing, domain.limits, out.counters)
+        self._exchanges = exchanges
 
     def tell_anchors(self, binding: Binding, moved: bool, lifetime_s: int, now: Instant) -> bool:
         """PBU* to every anchor after a handover (RFC 8885 section 3.2), and to re-arm its dead-man timer in time.
@@ -64,7 +70,7 @@ class Telling:
         asked = False
         for anchor in binding.anchors:
             settled = anchor.maar not in binding.unconfirmed
-            waiting = self.exchanges.outstanding(anchor.maar, binding.key) is not None
+            waiting = self._exchanges.outstanding(anchor.maar, binding.key) is not None
             stale = settled and now.wall_s - binding.confirmed_wall_s.get(anchor.maar, 0.0) > lifetime_s
             if moved or (not waiting and (stale or not settled)):
                 self.tell(binding, anchor, lifetime_s, now, on_behalf=moved)
@@ -96,10 +102,10 @@ class Telling:
             room = MESSAGE_BYTES - FIXED_BYTES - len(binding.mn_id.identifier) - len(anchor.prefixes) * PREFIX_BYTES
             options += [AnchoredPrefix(prefix) for prefix in binding.others(anchor)[: room // PREFIX_BYTES]]
         message = BindingUpdate(0, lifetime_s, PBU_FLAGS, tuple(options))
-        self._out.emit(*self.exchanges.start(anchor.maar, binding.key, message, ticks, now))
+        self._out.emit(*self._exchanges.start(anchor.maar, binding.key, message, ticks, now))
 
     def _last_told(self, binding: Binding, anchor: Anchor) -> int:
-        exchange = self.exchanges.outstanding(anchor.maar, binding.key)
+        exchange = self._exchanges.outstanding(anchor.maar, binding.key)
         return exchange.ticks if exchange is not None else 0
 
     def dismiss(self, binding: Binding, anchor: Anchor, now: Instant) -> None:
@@ -121,7 +127,7 @@ class Telling:
     def acknowledged(self, ack: BindingAcknowledgement, gateway: GatewayInfo, now: Instant) -> None:
         """A P-MAAR's PBA closes the operation (RFC 8885 section 3.4)."""
         counters = self._out.counters.of(gateway.address)
-        exchange = self.exchanges.match(gateway.address, ack)
+        exchange = self._exchanges.match(gateway.address, ack)
         if exchange is None:
             counters.drop("unmatched-ack")
             return
@@ -139,7 +145,7 @@ class Telling:
             counters.refuse(ack.status)
             self._anchor_refused(binding, exchange, ack, now)
             return
-        self.exchanges.cancel(gateway.address, exchange.session)
+        self._exchanges.cancel(gateway.address, exchange.session)
         if binding is not None and exchange.message.lifetime_s:
             self._anchor_confirmed(binding, ack, gateway, now)
 
@@ -167,19 +173,19 @@ class Telling:
     ) -> None:
         """Decision 13: what can be mended is asked again; any other refusal ends that anchor's part."""
         if binding is None:
-            self.exchanges.cancel(exchange.peer, exchange.session)
+            self._exchanges.cancel(exchange.peer, exchange.session)
             return
         anchor = binding.anchor(exchange.peer)
         name = mn_id_text(binding.mn_id)
         self._out.report("anchor-refused", "warning", mn=name, anchor=str(exchange.peer), status=ack.status)
         if ack.status == Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
-            self.exchanges.adopt_sequence(exchange.peer, ack.sequence)
+            self._exchanges.adopt_sequence(exchange.peer, ack.sequence)
         if ack.status in _MENDABLE and anchor is not None:
             if ack.status != Status.TIMESTAMP_MISMATCH:  # that one only synchronised clocks can mend
-                self._out.emit(*self.exchanges.hurry(exchange, now))
+                self._out.emit(*self._exchanges.hurry(exchange, now))
                 binding.ticks = max(binding.ticks, exchange.ticks)
             return
-        self.exchanges.cancel(exchange.peer, exchange.session)
+        self._exchanges.cancel(exchange.peer, exchange.session)
         if anchor is not None:
             self.withdraw(binding, anchor, now)
 
