@@ -30,7 +30,6 @@ from anchord.protocol.outputs import Output, Persist, Send
 from anchord.protocol.settings import CentralSettings, GatewayInfo, Mode
 from anchord.protocol.telling import Telling
 from anchord.protocol.timers import Instant, Timers
-<<<<<<< HEAD
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingError,
@@ -39,31 +38,6 @@ from anchord.wire.messages import (
     UpdateNotificationAcknowledgement,
 )
 from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, HandoffIndicator
-=======
-from anchord.wire.messages import (
-    BindingAcknowledgement,
-    BindingError,
-    BindingErrorStatus,
-    BindingUpdate,
-    BindingUpdateFlag,
-    Status,
-)
-from anchord.wire.options import (
-    ALL_ZERO_PREFIX,
-    AccessTechnologyType,
-    AnchoredPrefix,
-    Handoff,
-    HandoffIndicator,
-    HomeNetworkPrefix,
-    LinkLocalAddress,
-    MalformedOption,
-    MobileNodeIdentifier,
-    MobileNodeLinkLayerIdentifier,
-    Option,
-    ServingMaar,
-    Timestamp,
-)
->>>>>>> h-wire
 
 # The least that the wire can carry (RFC 6275 section 6.1.7).
 LEAST_LIFETIME_S = 4
@@ -155,37 +129,15 @@ class Central(Outbox):
     # Inputs
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
-<<<<<<< HEAD
+        if event.source in self._domain.gateways:
+            if isinstance(event.message, UpdateNotificationAcknowledgement):
+                self.counters.heard(event.source, now)
+                self._notifying.acknowledged(event.source, event.message)
+                return
+            if isinstance(event.message, BindingError):
+                self._notifying.refused(event.source, event.message)
         message = self.admit(event, now)
         if message is None:
-=======
-        """RFC 5213 section 5.3.1 (1), RFC 6275 section 9.2: only configured peers are looked at."""
-        counters = self.counters.of(event.source)
-        self.counters.heard(event.source, now)
-        message = event.message
-        gateway = self._domain.gateways.get(event.source)
-        if gateway is None:
-            counters.drop("unconfigured-peer")
-        elif not isinstance(message, (BindingUpdate, BindingAcknowledgement, BindingError)):
-            counters.drop("unknown-type")
-            if event.unicast:
-                self._emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))
-        elif isinstance(message, BindingError):
-            counters.drop(f"binding-error.{message.status}")
-        else:
-            for option in message.options:
-                if isinstance(option, MalformedOption):
-                    counters.drop(f"malformed-option.{option.kind}")
-            if isinstance(message, BindingUpdate):
-                self._update(message, gateway, event.unicast, now)
-            else:
-                self._acknowledged(message, gateway, now)
-
-    def _update(self, update: BindingUpdate, gateway: GatewayInfo, unicast: bool, now: Instant) -> None:
-        wanted = BindingUpdateFlag.PROXY | BindingUpdateFlag.ACKNOWLEDGE
-        if not unicast or update.flags & wanted != wanted:
-            self.counters.of(gateway.address).drop("not-a-proxy-update")
->>>>>>> h-wire
             return
         gateway = self._domain.gateways[event.source]
         if isinstance(message, BindingUpdate):

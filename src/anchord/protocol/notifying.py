@@ -1,9 +1,9 @@
 """How the CMD has a serving gateway register a node again: RFC 7077's Update Notification, FORCE-REREGISTRATION.
 
 PBAs with the same sequence number only add to a list of anchors, so one that has become shorter is fetched by the
-gateway: the PBA to its next PBU replaces what it had (decision 14). That PBU is as good an acknowledgement as the one of
-section 4.2. RFC 7077 section 5.1 recommends not to ask for the latter here; we do, because a lost notification would
-leave the node with a router to nowhere until the next refresh.
+gateway: the PBA to its next PBU replaces what it had (decision 14). That PBU is as good an acknowledgement as the one
+of section 4.2. RFC 7077 section 5.1 recommends not to ask for the latter here; we do, because a lost notification
+would leave the node with a router to nowhere until the next refresh.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Notifying:
         self._exchanges = exchanges
         self._out = out
         self._pending: dict[str, _Pending] = {}
+        self._by_sequence: dict[tuple[IPv6Address, int], str] = {}
         self._timers: Timers[str] = Timers()
         self._unable: dict[IPv6Address, None] = {}  # gateways that do not know this message
 
@@ -66,24 +67,27 @@ class Notifying:
         message = UpdateNotification(
             sequence, int(NotificationReason.FORCE_REREGISTRATION), NotificationFlag.ACKNOWLEDGE, tuple(options)
         )
+        self.answered(binding.key)
         self._pending[binding.key] = _Pending(gateway, message)
+        self._by_sequence[gateway, sequence] = binding.key
         self._timers.set(binding.key, now.monotonic_s + self._domain.timing.notification_replay_s)
         self._out.emit(*outputs, Send(gateway, message))
 
     def answered(self, key: str) -> None:
         """The serving gateway has sent a PBU: its answer says everything."""
-        self._pending.pop(key, None)
+        pending = self._pending.pop(key, None)
         self._timers.cancel(key)
+        if pending is not None and self._by_sequence.get(number := (pending.gateway, pending.message.sequence)) == key:
+            del self._by_sequence[number]
 
     def acknowledged(self, source: IPv6Address, ack: UpdateNotificationAcknowledgement) -> None:
         """RFC 7077 section 5.2."""
         counters = self._out.counters.of(source)
-        for pending in self._pending.values():
-            if pending.gateway == source and pending.message.sequence == ack.sequence:
-                break
-        else:
+        key = self._by_sequence.get((source, ack.sequence))
+        if key is None:
             counters.drop("unmatched-notification-ack")
             return
+        pending = self._pending[key]
         pending.acknowledged = True
         if ack.status >= 128:
             counters.drop(f"notification-failed.{ack.status}")
@@ -106,7 +110,7 @@ class Notifying:
             pending = self._pending[key]
             exhausted = pending.repeated >= self._domain.limits.notification_retransmits
             if pending.acknowledged or exhausted or pending.gateway in self._unable:
-                del self._pending[key]
+                self.answered(key)
                 if exhausted and not pending.acknowledged:
                     self._report("notification-unanswered", pending)
                 continue
