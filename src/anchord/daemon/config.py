@@ -183,6 +183,9 @@ class Timers(Table):
     refresh_percent: int = whole(
         50, 10, 90, "percent", "A binding is refreshed when this much of its granted lifetime has passed"
     )
+    idle_release_s: int = whole(
+        300, 1, 86_400, "seconds", "A prefix that is anchored elsewhere and not used for so long is given up"
+    )
     probe_after_s: int = whole(
         30, 1, 3600, "seconds", "Before a refresh, a host not heard for so long is probed (three solicitations)"
     )

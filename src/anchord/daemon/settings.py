@@ -49,6 +49,7 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
             timestamp_window_s=pmip.timestamp_validity_window_ms / 1000,
             min_delay_before_bce_delete_s=pmip.min_delay_before_bce_delete_ms / 1000,
             probe_after_s=timers.probe_after_s,
+            idle_release_s=timers.idle_release_s,
             refresh_share=timers.refresh_percent / 100,
             notification_replay_s=timers.update_notification_replay_ms / 1000,
         ),

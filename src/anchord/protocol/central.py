@@ -129,21 +129,20 @@ class Central(Outbox):
     # Inputs
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
-        if event.source in self._domain.gateways:
-            if isinstance(event.message, UpdateNotificationAcknowledgement):
-                self.counters.heard(event.source, now)
-                self._notifying.acknowledged(event.source, event.message)
-                return
-            if isinstance(event.message, BindingError):
-                self._notifying.refused(event.source, event.message)
         message = self.admit(event, now)
+        if isinstance(event.message, BindingError):
+            self._notifying.refused(event.source, event.message)
         if message is None:
             return
         gateway = self._domain.gateways[event.source]
         if isinstance(message, BindingUpdate):
             self._update(message, gateway, now)
-        else:
+        elif isinstance(message, BindingAcknowledgement):
             self._telling.acknowledged(message, gateway, now)
+        elif isinstance(message, UpdateNotificationAcknowledgement):
+            self._notifying.acknowledged(event.source, message)
+        else:
+            self.unrecognized(event)
 
     def _update(self, update: BindingUpdate, gateway: GatewayInfo, now: Instant) -> None:
         verdict = self._checks.check(update, gateway, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.wire.messages import Message
@@ -71,6 +71,15 @@ class Installed:
 
 
 @dataclass(frozen=True, slots=True)
+class UseTold:
+    """Whether a packet went through the tunnel of ``prefix`` within ``idle_release_s``, in either direction."""
+
+    session: str
+    prefix: IPv6Network
+    used: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DirectoryAnswered:
     """What the directory holds under ``key``; ``value`` None: nothing, at ``revision`` 0 if there never was anything.
 
@@ -84,4 +93,13 @@ class DirectoryAnswered:
     written: bool | None = None
 
 
-Input = MessageReceived | MessageDropped | HostSeen | SegmentConflict | SegmentClear | Installed | DirectoryAnswered
+Input = (
+    MessageReceived
+    | MessageDropped
+    | HostSeen
+    | SegmentConflict
+    | SegmentClear
+    | Installed
+    | UseTold
+    | DirectoryAnswered
+)

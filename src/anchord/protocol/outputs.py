@@ -65,6 +65,14 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class AskUse:
+    """Ask the kernel whether ``prefix`` was used through its tunnel lately; answered by ``UseTold``."""
+
+    session: str
+    prefix: IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
 class Ignore:
     """Frames of this host on this interface need not be reported until ``Heed``."""
 
@@ -114,4 +122,4 @@ class Report:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-Output = Send | Declare | Advertise | Probe | Ignore | Heed | Persist | DirectoryGet | DirectoryPut | Report
+Output = Send | Declare | Advertise | Probe | AskUse | Ignore | Heed | Persist | DirectoryGet | DirectoryPut | Report

@@ -58,6 +58,7 @@ class Timing:
     refuse_s: float = 30.0
     advertise_guard_s: float = 0.1
     notification_replay_s: float = 1.0  # MIN_DELAY_BETWEEN_UPDATE_NOTIFICATION_REPLAY of RFC 7077 section 7
+    idle_release_s: float = 300.0  # an anchored prefix that is not used for so long is given up
 
 
 @dataclass(frozen=True, slots=True)
