@@ -383,23 +383,6 @@ def test_row_135_141_the_named_sequence_number_is_adopted() -> None:
     assert updates(domain, domain.address(1), CENTRAL)[-1].sequence == 4001
 
 
-def test_decision_13_an_anchor_that_refuses_for_good_leaves_the_list() -> None:
-    domain = Domain()
-    domain.host_at(1, MAC)
-    domain.kernel = lambda address, state: "no memory" if address == domain.address(1) else None
-    domain.host_at(2, MAC)
-    (binding,) = domain.central.bindings.values()
-    assert not binding.anchors
-    domain.pass_time(299.0)
-    domain.host_at(2, MAC, solicited=True)
-    domain.shown.clear()
-    domain.pass_time(5.0)
-    assert not binding.anchors, "the next refresh does not bring it back"
-    assert roles(domain, 2) == {"2001:db8:a2": (Role.ANCHORED, None), "2001:db8:a1": (Role.RELEASED, None)}
-    gone = [order for _, order in domain.shown if order.router_lifetime_s == 0]
-    assert len(gone) == 1 and gone[0].prefixes[0].valid_s == 0
-
-
 def test_an_anchor_outside_its_own_pool_is_not_believed() -> None:
     """A CMD that names gw3 as the anchor of a prefix of gw1's pool."""
     domain = Domain()
