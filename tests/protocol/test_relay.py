@@ -351,7 +351,7 @@ def test_an_answer_of_an_anchor_that_names_an_older_serving_gateway_confirms_not
     domain.host_at(2, MAC)
     told = updates(domain, CENTRAL, domain.address(1))[-1]
     domain.pending = [item for item in domain.pending if item[0] != domain.address(1)]
-    echoed = tuple(o for o in told.options if not isinstance(o, ServingMaar)) + (ServingMaar(domain.address(3)),)
+    echoed = (*(o for o in told.options if not isinstance(o, ServingMaar)), ServingMaar(domain.address(3)))
     domain.wire.append((domain.address(1), Send(CENTRAL, BindingAcknowledgement(0, told.sequence, 600, 0x22, echoed))))  # type: ignore[arg-type]
     domain.settle()
     assert not acks(domain, CENTRAL, domain.address(2))

@@ -85,7 +85,7 @@ class Exchanges:
         self._waiting: dict[Key, Exchange] = {}
         self._by_sequence: dict[tuple[IPv6Address, int], Key] = {}
         self._queue: dict[Key, None] = {}  # in the order in which they leave
-        self._recent: dict[Key, deque[float]] = {}  # transmissions of the last second, latest user last
+        self._recent: dict[Key, deque[float]] = {}  # transmissions of the last second, latest last
         self._sequence: dict[IPv6Address, int] = {}
         self._reserved: dict[IPv6Address, int] = {}
         self._timers: Timers[tuple[str, Key | None]] = Timers()
@@ -242,7 +242,7 @@ class Exchanges:
         recent = self._recent.pop(key, None) or deque(maxlen=self._limits.max_update_rate)
         recent.append(now_s)
         self._recent[key] = recent
-        while self._recent[first := next(iter(self._recent))][-1] <= now_s - 1.0:
+        while not (times := self._recent[first := next(iter(self._recent))]) or times[-1] <= now_s - 1.0:
             del self._recent[first]
 
     def _drop(self, key: Key) -> None:
