@@ -67,6 +67,7 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
         serve_unregistered=config.serve_unregistered,
         strict_8885=config.strict_8885,
         timestamps=pmip.timestamp_based_approach_in_use,
+        resolvers=config.resolvers,
     )
 
 
