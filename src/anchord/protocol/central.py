@@ -254,7 +254,7 @@ class Central(Outbox):
         live = binding.live(now.wall_s) + len(binding.serving.prefixes)
         withheld = live > self._domain.limits.anchors_per_host
         if withheld and not binding.withheld:
-            self.counters.count("limit.anchors")
+            self.counters.count("limit.prefixes")
             self.report("prefix-withheld", mn=mn_id_text(binding.mn_id), gateway=str(binding.serving.maar))
         binding.withheld = withheld
         if withheld and not binding.released and len(binding.anchors) > 1:
