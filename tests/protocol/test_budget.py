@@ -135,6 +135,18 @@ def test_a_budget_of_one_means_one_anchor_for_good() -> None:
     assert [granted(domain, number) for number in (1, 2, 3, 4)] == [True, False, False, False]
 
 
+def test_a_prefix_that_the_host_had_long_ago_is_a_new_one() -> None:
+    domain = Domain(settings=domain_settings(3, limits=Limits(anchors_per_host=2)))
+    domain.host_at(1, MAC)
+    (first,) = (session.prefix for session in domain.gw[1].sessions.values())
+    tour(domain, 3, first=2)
+    stays(domain, 3, 1300)
+    assert granted(domain, 3) and not domain.gw[1].sessions
+    domain.host_at(1, MAC)
+    assert [session.prefix for session in domain.gw[1].sessions.values()] == [first]
+    assert not granted(domain, 1)
+
+
 def test_the_budget_survives_a_restart() -> None:
     domain = Domain(settings=domain_settings(9))
     tour(domain, 8)

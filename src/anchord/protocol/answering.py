@@ -81,8 +81,8 @@ class Answering:
 
     def forget(self, key: str) -> None:
         """Nobody waits for this answer any more."""
-        self._open.pop(key, None)
-        self._timers.cancel(key)
+        if self._open.pop(key, None) is not None:
+            self._timers.cancel(key)
 
     def next_s(self) -> float | None:
         """When ``due`` has something to do (monotonic seconds)."""

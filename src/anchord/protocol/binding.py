@@ -55,6 +55,8 @@ class Binding:
         Proxy mode believes that an anchor will agree until it has been silent for long; the others wait until it has
         (decision 13).
         """
+        if not self.unconfirmed:
+            return self.anchors
         if mode is Mode.PROXY:
             return [anchor for anchor in self.anchors if not self.unconfirmed.get(anchor.maar, False)]
         return [anchor for anchor in self.anchors if anchor.maar not in self.unconfirmed]
@@ -67,9 +69,13 @@ class Binding:
         """The node has moved: every anchor has to acknowledge that. Who was silent is not waited for once more."""
         self.unconfirmed = {anchor.maar: self.unconfirmed.get(anchor.maar, False) for anchor in self.anchors}
 
-    def live(self, now_wall_s: float) -> int:
+    def forget_released(self, now_wall_s: float) -> None:
+        """What the node has no addresses of any more takes nothing of its budget."""
+        if self.released:
+            self.released = {prefix: until for prefix, until in self.released.items() if until > now_wall_s}
+
+    def live(self) -> int:
         """How many prefixes of the node's budget the anchors and what was released take (decision 18)."""
-        self.released = {prefix: until for prefix, until in self.released.items() if until > now_wall_s}
         return sum(len(anchor.prefixes) for anchor in self.anchors) + len(self.released)
 
     def release(self, anchor: Anchor, until_wall_s: float) -> None:

@@ -199,6 +199,8 @@ class Central(Outbox):
         face = read_groups(request.gateway.address, update.options).own
         serving = replace(face, prefixes=request.prefixes)
         before = [] if binding is None else binding.prefixes()
+        if binding is not None:
+            binding.forget_released(now.wall_s)
         if binding is None:
             binding = Binding(request.key, request.mn_id, request.link_layer_id, serving)
             known = False
@@ -246,12 +248,13 @@ class Central(Outbox):
         When they are spent the node gets no new one, and the newest old one stays preferred. Giving one up makes room
         only when its lifetime is over, so it is the oldest, and one at a time.
         """
-        for prefix in binding.serving.prefixes:
-            known = binding.released.pop(prefix, None) is not None or known
+        if binding.released:
+            for prefix in binding.serving.prefixes:
+                known = binding.released.pop(prefix, None) is not None or known
         if known:
             binding.withheld = False
             return
-        live = binding.live(now.wall_s) + len(binding.serving.prefixes)
+        live = binding.live() + len(binding.serving.prefixes)
         withheld = live > self._domain.limits.anchors_per_host
         if withheld and not binding.withheld:
             self.counters.count("limit.prefixes")

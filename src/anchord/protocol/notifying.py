@@ -76,8 +76,10 @@ class Notifying:
     def answered(self, key: str) -> None:
         """The serving gateway has sent a PBU: its answer says everything."""
         pending = self._pending.pop(key, None)
+        if pending is None:
+            return
         self._timers.cancel(key)
-        if pending is not None and self._by_sequence.get(number := (pending.gateway, pending.message.sequence)) == key:
+        if self._by_sequence.get(number := (pending.gateway, pending.message.sequence)) == key:
             del self._by_sequence[number]
 
     def acknowledged(self, source: IPv6Address, ack: UpdateNotificationAcknowledgement) -> None:

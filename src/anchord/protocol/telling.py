@@ -69,10 +69,10 @@ class Telling:
         """
         asked = False
         for anchor in binding.anchors:
-            settled = anchor.maar not in binding.unconfirmed
-            waiting = self._exchanges.outstanding(anchor.maar, binding.key) is not None
+            settled = not binding.unconfirmed or anchor.maar not in binding.unconfirmed
             stale = settled and now.wall_s - binding.confirmed_wall_s.get(anchor.maar, 0.0) > lifetime_s
-            if moved or (not waiting and (stale or not settled)):
+            due = (stale or not settled) and self._exchanges.outstanding(anchor.maar, binding.key) is None
+            if moved or due:
                 self.tell(binding, anchor, lifetime_s, now, on_behalf=moved)
                 asked = asked or not settled
         return asked and binding.awaited()
