@@ -329,6 +329,29 @@ def test_row_83_ping_pong_faster_than_the_signalling_ends_with_one_serving_gatew
 
 
 @pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
+def test_row_85_every_mode_works_without_timestamps(mode: Mode) -> None:
+    domain = domain_in(mode, 3, timestamps=False)
+    for number in (1, 2, 3, 1, 3, 2):
+        moved_along(domain, number)
+        settled_state(domain)
+
+
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
+def test_row_84_101_a_gateway_whose_clock_is_wrong_is_refused_and_the_host_stays_where_it_was(mode: Mode) -> None:
+    domain = domain_in(mode, 3)
+    moved_along(domain, 1)
+    domain.skew[domain.address(2)] = 5.0
+    domain.host_at(2, MAC)
+    assert [ack.status for ack in acks(domain, CENTRAL, domain.address(2))] == [156]
+    settled_state(domain)
+    domain.skew.clear()
+    domain.pass_time(31.0)
+    moved_along(domain, 2)
+    settled_state(domain)
+    assert set(roles(domain, 2)) == {"2001:db8:a1", "2001:db8:a2"}
+
+
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
 def test_two_gateways_that_see_the_host_at_once_agree_on_the_newer_one(mode: Mode) -> None:
     domain = domain_in(mode, 3)
     moved_along(domain, 3)
