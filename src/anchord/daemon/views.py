@@ -64,6 +64,7 @@ def _session_row(session: Session, gateway: Gateway, now: Instant) -> Row:
         "anchors": _anchor_rows(session.anchors),
         "lifetime_left_s": round(max(session.expires_wall_s - now.wall_s, 0.0), 1),
         "registered": session.registered,
+        "withheld": session.withheld,
     }
 
 
@@ -127,8 +128,10 @@ def _binding_row(binding: Binding, now: Instant) -> Row:
         "serving": str(binding.serving.maar),
         "prefix": str(binding.serving.prefixes[0]),
         "anchors": _anchor_rows(binding.anchors),
+        "unconfirmed": [str(maar) for maar in binding.unconfirmed],
         "lifetime_left_s": round(max(binding.expires_wall_s - now.wall_s, 0.0), 1),
         "registered": True,
+        "withheld": binding.withheld,
     }
 
 
