@@ -21,8 +21,8 @@ from anchord.daemon.transport import Transport, TransportError
 from anchord.kernel.errors import KernelError
 from anchord.kernel.forwarding import Forwarding
 from anchord.protocol.gateway import Gateway
-from anchord.protocol.inputs import HostSeen, Input, Installed, SegmentClear, SegmentConflict
-from anchord.protocol.outputs import Advertise, Declare, Heed, Ignore, Output, Probe
+from anchord.protocol.inputs import HostSeen, Input, Installed, SegmentClear, SegmentConflict, UseTold
+from anchord.protocol.outputs import Advertise, AskUse, Declare, Heed, Ignore, Output, Probe
 from anchord.store.interface import StoreError
 from anchord.store.sqlite import SqliteStore
 
@@ -52,6 +52,7 @@ class GatewayDaemon:
         self._heard_hello: dict[str, asyncio.TimerHandle] = {}
         self._filtering: dict[tuple[str, bytes], asyncio.TimerHandle] = {}
         self._gateway_macs: set[bytes] = set()
+        self._asked_use: list[AskUse] = []
         self._gone: set[str] = set()  # access interfaces that do not exist at present
         self._ready = False
         self._shell: Shell
@@ -110,8 +111,23 @@ class GatewayDaemon:
             self._access[output.interface].send(advertisement(output))
         elif isinstance(output, Probe):
             self._access[output.interface].send(probe(output))
+        elif isinstance(output, AskUse):
+            if not self._asked_use:
+                asyncio.get_running_loop().call_soon(self._tell_use)
+            self._asked_use.append(output)
         elif isinstance(output, Ignore | Heed) and output.interface in self._access:
             self._filter(output)
+
+    def _tell_use(self) -> None:
+        """One look at the kernel for all that were asked about together."""
+        asked, self._asked_use = self._asked_use, []
+        try:
+            active = self._forwarding.active_prefixes()
+        except KernelError as error:
+            # What cannot be seen is taken to be in use: nothing is given up by mistake.
+            self._tell("use-unknown", logging.WARNING, error=str(error))
+            active = frozenset(question.prefix for question in asked)
+        self._shell.feed([UseTold(each.session, each.prefix, each.prefix in active) for each in asked])
 
     def _filter(self, output: Ignore | Heed) -> None:
         """A new filter takes the kernel 0.2 ms, and no answer waits for it; of several orders the last one counts."""

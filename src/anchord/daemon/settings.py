@@ -103,6 +103,7 @@ def plane_settings(config: NodeConfig) -> PlaneSettings:
         core=config.core,
         peers=peers,
         tunnel_mtu=core_mtu(config.core) - TUNNEL_BYTES,
+        idle_s=config.domain.timers.idle_release_s,
     )
 
 
