@@ -69,6 +69,16 @@ def central(config: Path, check_config: bool, log: str, log_level: str) -> None:
     sys.exit(run(node))
 
 
+@click.command()
+@_daemon_options
+def directory(config: Path, check_config: bool, log: str, log_level: str) -> None:
+    """Run the directory in the foreground: what gateways find a host's anchors in. It needs no capability."""
+    node = _configured(config, check_config, log, log_level, role="directory")
+    from anchord.daemon.directory import run
+
+    sys.exit(run(node))
+
+
 def _configured(path: Path, check_only: bool, log: str, log_level: str, role: str) -> NodeConfig:
     """Read the configuration and set up logging; ends the process if that is all, or if something is wrong."""
     from anchord.daemon import logs
