@@ -21,6 +21,7 @@ class Role(Enum):
     ANCHORED = "anchored"  # ours, and the node is here: plain routing
     IMPORTED = "imported"  # another gateway's, and the node is here: tunnel to and from that anchor
     EXPORTED = "exported"  # ours, and the node is elsewhere: tunnel to and from the serving gateway
+    TRANSIT = "transit"  # another gateway's, and the node is at a third: two tunnels in series, joined here
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,14 @@ class PrefixEntry:
 
     ``peer`` is the global address of the gateway at the other end of the tunnel: the anchor of an IMPORTED prefix,
     the serving gateway of an EXPORTED one, else None. ``router`` is shown to the node here; None when EXPORTED.
+    In TRANSIT ``peer`` is the gateway towards the node, and ``anchor`` that towards the anchor.
     """
 
     prefix: IPv6Network  # a /64
     role: Role
     router: LogicalRouter | None = None
     peer: IPv6Address | None = None
+    anchor: IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,11 +46,13 @@ def echo_options(
 ) -> list[Option]:
     """What every PBA repeats of its PBU (RFC 5213 section 5.3.6).
 
-    A missing identifier is answered by an empty one, missing indicators by zero. ``ticks`` replaces the Timestamp's
-    value, ``prefixes`` the Home Network Prefix options.
+    A missing identifier is answered by an empty one, a missing prefix and missing indicators by zero. ``ticks``
+    replaces the Timestamp's value, ``prefixes`` the Home Network Prefix options.
     """
     options: list[Option] = [update.first(MobileNodeIdentifier) or MobileNodeIdentifier(MnIdSubtype.NAI, b"")]
-    options += update.all(HomeNetworkPrefix) if prefixes is None else prefixes
+    if prefixes is None:
+        prefixes = update.all(HomeNetworkPrefix) or [HomeNetworkPrefix(ALL_ZERO_PREFIX)]
+    options += prefixes
     options.append(update.first(HandoffIndicator) or HandoffIndicator(0))
     options.append(update.first(AccessTechnologyType) or AccessTechnologyType(0))
     stamp = update.first(Timestamp)
@@ -148,7 +150,7 @@ class AnchoringRole:
         named = update.first(ServingMaar)
         direct = source != self._domain.central
         serving = source if direct else None if named is None else named.address
-        if update.lifetime_s and serving not in self._domain.gateways:
+        if update.lifetime_s and serving not in self._domain.gateways and serving not in self._domain.lmas:
             # Decision 35: a PBU* without a usable Serving MAAR cannot be carried out.
             return Status.REASON_UNSPECIFIED
         return _Request(update, mn_id, mac, key, ticks, serving, source, direct)

@@ -39,7 +39,7 @@ class GatewayCore(Outbox):
     def __init__(self, settings: GatewaySettings) -> None:
         domain = settings.domain
         central = () if domain.central is None else (domain.central,)
-        peers = (*central, *(a for a in domain.gateways if a != settings.me.address))
+        peers = (*central, *(a for a in domain.gateways if a != settings.me.address), *domain.lmas)
         super().__init__(Counters(peers))
         self.settings = settings
         self.sessions: dict[str, Session] = {}

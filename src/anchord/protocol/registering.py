@@ -198,15 +198,18 @@ class Registering:
         return True
 
     def _read_anchors(self, session: Session, ack: BindingAcknowledgement) -> tuple[Anchor, ...]:
-        """The groups of a PBA, as far as they can be true: a prefix belongs to the gateway that owns its pool."""
+        """The groups of a PBA, as far as they can be true: a prefix belongs to the gateway that owns its pool.
+
+        Prefixes of other operators are reached through the home LMA that stands for them.
+        """
         groups = read_groups(self._central, ack.options)
         counters = self._core.counters.of(self._central)
         for _ in range(groups.orphans):
             counters.drop("orphan-option")
         anchors: list[Anchor] = []
         for anchor in groups.anchors[: self._domain.limits.anchors_per_host]:
-            info = self._domain.gateways.get(anchor.maar)
-            prefixes = tuple(p for p in anchor.prefixes if info is not None and info.owns(p))
+            info = self._domain.gateways.get(anchor.maar) or self._domain.lmas.get(anchor.maar)
+            prefixes = tuple(p for p in anchor.prefixes if self._domain.may_anchor(anchor.maar, p))
             if info is None or anchor.maar == self._core.settings.me.address or not prefixes:
                 counters.drop("foreign-anchor")
                 continue

@@ -237,9 +237,8 @@ class ServingRole:
     def _serve(self, session: Session, anchors: tuple[Anchor, ...], now: Instant) -> None:
         core = self._core
         core.timers.cancel(("fallback", session.key))
-        kept = {anchor.maar for anchor in anchors}
         shown = (*session.withdrawn, *session.anchors)
-        session.withdrawn = tuple(anchor for anchor in shown if anchor.maar not in kept)
+        session.withdrawn = tuple(anchor for anchor in shown if not any(map(anchor.is_same_as, anchors)))
         session.anchors = anchors
         session.phase = Phase.SERVING
         session.serving = None
