@@ -11,7 +11,7 @@ from protocol.domain import Domain
 
 from anchord.cli import VERBS
 from anchord.daemon import tables, views
-from anchord.daemon.config import Central, DomainConfig, Gateway, Lifetimes, Limits, NodeConfig, Pmip, Timers
+from anchord.daemon.config import Central, Directory, DomainConfig, Gateway, Lifetimes, Limits, NodeConfig, Pmip, Timers
 from anchord.daemon.configfile import Table, expected_of
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -19,6 +19,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 DESCRIBED = {
     "domain.toml": DomainConfig,
     "[central]": Central,
+    "[directory]": Directory,
     "[gateways.NAME]": Gateway,
     "[lifetimes]": Lifetimes,
     "[timers]": Timers,
@@ -37,6 +38,8 @@ def as_written(value: object) -> str:
             return str(value)
         case bytes():
             return f'"{value.hex(":")}"'
+        case None:
+            return ""
         case IPv6Address() | Path() | str():
             return f'"{value}"'
     assert value == ()
@@ -49,6 +52,7 @@ def rows(model: type[Table]) -> list[str]:
     for name, field in model.model_fields.items():
         if field.description:
             default = "required" if field.is_required() else f"`{as_written(field.default)}`"
+            default = "none" if field.default is None else default
             lines.append(f"| `{field.alias or name}` | {expected_of(field)} | {default} | {field.description} |")
     return lines
 

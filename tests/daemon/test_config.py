@@ -70,7 +70,7 @@ def test_values_come_out_as_the_daemons_need_them(files: Path) -> None:
     assert node.ignore == (bytes.fromhex("02000000000a"),)
     assert node.access == ("acc0", "acc1")
     assert node.socket == Path("/run/anchord/gw1.sock")
-    assert not node.is_central
+    assert node.role == "gateway"
     assert node.domain.peers[IPv6Address("2001:db8:f2::1")] == "gw2"
     assert node.domain.anchor_of(IPv6Network("2001:db8:a2:5::/64")) == "gw2"
     assert node.domain.anchor_of(IPv6Network("2001:db8:a3::/64")) is None
@@ -106,7 +106,7 @@ def test_examples_load(name: str) -> None:
 def test_the_central_database_has_a_node_file_too(files: Path, name: str) -> None:
     files.write_text(f'node = "{name}"\ndomain = "domain.toml"\n')
     node = load_node(files)
-    assert node.is_central
+    assert node.role == "central"
     assert node.address == IPv6Address("2001:db8:fc::1")
     assert node.socket.name == f"{name}.sock"
 
@@ -141,7 +141,10 @@ def test_all_errors_of_both_files_in_one_pass(files: Path) -> None:
     [
         (
             "[central]", "[centrall]",
-            ["central: missing, expected a table", "centrall: unknown key, expected 'central'"],
+            [
+                "centrall: unknown key, expected 'central'",
+                "central: is missing, expected a table with finder = 'central'",
+            ],
         ),
         ('name = "test"', "", ["name: missing, expected a name of 1 to 32 letters, digits, '-' and '_'"]),
         ("local_networks =", "local_network =", ["gateways.gw2.local_network: unknown key, expected 'local_networks'"]),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 
 from anchord.declared import HostState
 from anchord.protocol.central import Central
 from anchord.protocol.gateway import Gateway
-from anchord.protocol.inputs import HostSeen, Input, Installed, MessageReceived
-from anchord.protocol.outputs import Advertise, Declare, Heed, Ignore, Output, Persist, Probe, Report, Send
+from anchord.protocol.inputs import HostSeen, Input, Installed, MessageReceived, UseTold
+from anchord.protocol.outputs import Advertise, AskUse, Declare, Heed, Ignore, Output, Persist, Probe, Report, Send
 from anchord.protocol.settings import (
     CentralSettings,
     DomainSettings,
@@ -37,15 +37,23 @@ def domain_settings(gateways: int = 3, **changes: object) -> DomainSettings:
 class Domain:
     """Gateways ``gw[1]`` ... and a CMD. Every message goes through the wire layer on its way."""
 
-    def __init__(self, gateways: int = 3, settings: DomainSettings | None = None) -> None:
+    def __init__(
+        self,
+        gateways: int = 3,
+        settings: DomainSettings | None = None,
+        neighbours: Mapping[int, tuple[int, ...]] | None = None,
+    ) -> None:
+        """``neighbours``: who each gateway asks for a host of which nothing is known."""
         self.settings = settings or domain_settings(gateways)
         self.now = Instant(1000.0, START_WALL_S)
         self.central = Central(CentralSettings(self.settings))
         self.gw = {
-            number: Gateway(GatewaySettings(info, self.settings))
+            number: Gateway(GatewaySettings(info, self.settings, neighbours=self._neighbours(number, neighbours)))
             for number, info in enumerate(self.settings.gateways.values(), 1)
         }
-        self.nodes: dict[IPv6Address, Gateway | Central] = {CENTRAL: self.central}
+        self.nodes: dict[IPv6Address, Gateway | Central] = {}
+        if self.settings.central is not None:
+            self.nodes[CENTRAL] = self.central
         for gateway in self.gw.values():
             self.nodes[gateway.settings.me.address] = gateway
         self.wire: list[tuple[IPv6Address, Send]] = []  # in flight
@@ -60,7 +68,12 @@ class Domain:
         self.pending: list[tuple[IPv6Address, int]] = []
         self.hold_kernel = False
         self.skew: dict[IPv6Address, float] = {}  # how far a node's clock is ahead, seconds
+        self.used: Callable[[IPv6Network], bool] = lambda prefix: True  # what tunnels were used lately
         self.lose: Callable[[IPv6Address, Send], bool] = lambda sender, send: False
+
+    def _neighbours(self, number: int, neighbours: Mapping[int, tuple[int, ...]] | None) -> tuple[IPv6Address, ...]:
+        addresses = list(self.settings.gateways)
+        return tuple(addresses[other - 1] for other in (neighbours or {}).get(number, ()))
 
     def address(self, number: int) -> IPv6Address:
         return self.gw[number].settings.me.address
@@ -97,7 +110,7 @@ class Domain:
         if settle:
             self.settle()
 
-    def perform(self, address: IPv6Address, outputs: list[Output]) -> None:
+    def perform(self, address: IPv6Address, outputs: list[Output]) -> None:  # noqa: PLR0912 - one for each output
         for output in outputs:
             if isinstance(output, Send):
                 self.sent.append((address, output))
@@ -110,6 +123,8 @@ class Domain:
                 self.shown.append((address, output))
             elif isinstance(output, Probe):
                 self.probes.append((address, output))
+            elif isinstance(output, AskUse):
+                self.feed(address, UseTold(output.session, output.prefix, self.used(output.prefix)))
             elif isinstance(output, Ignore):
                 self.ignored[address].add((output.interface, output.mac))
             elif isinstance(output, Heed):

@@ -18,10 +18,18 @@ from anchord.protocol.settings import CentralSettings
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingError,
+    BindingRevocationAcknowledgement,
+    BindingRevocationIndication,
     BindingUpdate,
     BindingUpdateFlag,
+    Heartbeat,
+    HeartbeatFlag,
     Message,
+    NotificationFlag,
+    RevocationFlag,
     UnknownMessage,
+    UpdateNotification,
+    UpdateNotificationAcknowledgement,
 )
 from anchord.wire.options import (
     AccessTechnologyType,
@@ -207,11 +215,28 @@ def test_gateways_do_not_believe_each_other_while_a_cmd_stands_between_them() ->
     assert roles(domain, 1) == {"2001:db8:a1": (Role.ANCHORED, None)}
 
 
-def test_row_130_an_unknown_message_type_gets_a_binding_error_2() -> None:
+@pytest.mark.parametrize("role", ["central", "gateway"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        UnknownMessage(77, bytes(2)),
+        Heartbeat(1, HeartbeatFlag(0)),
+        BindingRevocationIndication(1, 1, RevocationFlag.PROXY),
+        BindingRevocationAcknowledgement(0, 1, RevocationFlag.PROXY),
+        UpdateNotification(1, 1, NotificationFlag.ACKNOWLEDGE),
+        UpdateNotificationAcknowledgement(1, 0),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_row_130_a_message_that_is_not_understood_gets_a_binding_error_2(role: str, message: Message) -> None:
     domain = Domain()
-    domain.sent.clear()
-    domain.feed(CENTRAL, MessageReceived(domain.address(1), UnknownMessage(77, bytes(2))))
-    assert [s.message for _, s in domain.sent] == [BindingError(2)]
+    node, peer = CENTRAL if role == "central" else domain.address(1), domain.address(2)
+    domain.feed(node, MessageReceived(peer, message))
+    domain.feed(node, MessageReceived(peer, message, unicast=False))
+    assert [(sent.destination, sent.message) for sender, sent in domain.sent if sender == node] == [
+        (peer, BindingError(2))
+    ]
+    assert domain.nodes[node].counters.of(peer).dropped == {"unknown-type": 2}
 
 
 def test_row_137_without_the_acknowledge_or_proxy_flag_nothing_is_said() -> None:
@@ -356,7 +381,7 @@ def test_decision_13_an_anchor_that_refuses_for_good_leaves_the_list() -> None:
     domain.shown.clear()
     domain.pass_time(5.0)
     assert not binding.anchors, "the next refresh does not bring it back"
-    assert roles(domain, 2) == {"2001:db8:a2": (Role.ANCHORED, None)}
+    assert roles(domain, 2) == {"2001:db8:a2": (Role.ANCHORED, None), "2001:db8:a1": (Role.RELEASED, None)}
     gone = [order for _, order in domain.shown if order.router_lifetime_s == 0]
     assert len(gone) == 1 and gone[0].prefixes[0].valid_s == 0
 

@@ -49,11 +49,16 @@ from anchord.daemon.configfile import (
 )
 
 __all__ = [
-    "Central", "ConfigError", "DomainConfig", "Gateway", "Lifetimes", "Limits", "NodeConfig", "Pmip", "Table", "Timers",
-    "load_domain", "load_node", "parse_toml",
+    "Central", "ConfigError", "Directory", "DomainConfig", "Gateway", "Lifetimes", "Limits", "NodeConfig", "Pmip",
+    "Table", "Timers", "load_domain", "load_node", "parse_toml",
 ]  # fmt: skip
 
-CENTRAL_NAMES = ("central", "cmd")  # what a central database's node file may call it; no gateway may have these names
+# What the node file of a central database or a directory may call it; no gateway may have these names.
+CENTRAL_NAMES = ("central", "cmd")
+DIRECTORY_NAMES = ("directory", "dir")
+NEIGHBOURS = 8  # gateways that are asked for a host of which nothing is known
+_CENTRAL_NODES = {"central": CENTRAL_NAMES, "directory": DIRECTORY_NAMES}  # by finder
+_SPOKEN = {**dict.fromkeys(CENTRAL_NAMES, "central database"), "dir": "directory"}
 SECRET_BYTES = 16  # the least that is worth calling a secret: 128 bits
 GATHER_MARGIN_MS = 50  # a fallback must leave the central database's partial answer this long to arrive
 SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the closing zero
@@ -107,6 +112,13 @@ class Central(Table):
     mode: Literal["proxy"] = text(
         "proxy", "'proxy'", "How anchors are told of a handover: proxy is RFC 8885 section 3.4, answer first"
     )
+
+
+class Directory(Table):
+    """The directory that gateways read a host's anchors from, if it is the finder."""
+
+    address: GlobalAddress = text(..., "a global IPv6 unicast address", "Where it is reached")
+    port: int = whole(7085, 1, 65_535, "a TCP port", "The TCP port it is reached at")
 
 
 class Gateway(Table):
@@ -164,6 +176,9 @@ class Timers(Table):
     )
     refresh_percent: int = whole(
         50, 10, 90, "percent", "A binding is refreshed when this much of its granted lifetime has passed"
+    )
+    idle_release_s: int = whole(
+        300, 1, 86_400, "seconds", "A prefix that is anchored elsewhere and not used for so long is given up"
     )
     probe_after_s: int = whole(
         30, 1, 3600, "seconds", "Before a refresh, a host not heard for so long is probed (three solicitations)"
@@ -247,7 +262,12 @@ class DomainConfig(Table):
     strict_8885: bool = flag(
         False, "DLIF addresses and local prefixes in PBAs only, as RFC 8885 has it; the CMD then derives the former"
     )
-    central: Central = Field(..., description="The central database")
+    finder: Literal["central", "directory", "anchor-known"] = text(
+        "central", "'central', 'directory' or 'anchor-known'",
+        "Who tells a gateway the anchors of a host: the central database, a directory, or the anchors themselves",
+    )  # fmt: skip
+    central: Central | None = Field(None, description="The central database; only for finder = 'central'")
+    directory: Directory | None = Field(None, description="The directory; only for finder = 'directory'")
     gateways: dict[NodeName, Gateway] = Field(..., description="The gateways, each under its name")
     lifetimes: Lifetimes = Field(default_factory=Lifetimes)
     timers: Timers = Field(default_factory=Timers)
@@ -260,9 +280,8 @@ class DomainConfig(Table):
         gateways = raw.get("gateways")
         if isinstance(gateways, Mapping) and not gateways:
             yield ("gateways",), "is empty, expected at least one gateway"
-        for name in _tables(raw, "gateways"):
-            if name in CENTRAL_NAMES:
-                yield ("gateways", name), f"{name!r} means the central database, expected another name"
+        yield from _strange_names(raw)
+        yield from _finder_table(raw)
         addresses, pools = list(_addresses(raw)), list(_prefixes(raw, "pools", pool))
         yield from _same_address(addresses)
         yield from _overlaps(pools)
@@ -286,8 +305,9 @@ class DomainConfig(Table):
 
     @property
     def peers(self) -> dict[IPv6Address, str]:
-        """The address of every node of the domain and its name (the central database's is ``central``)."""
-        return {self.central.address: CENTRAL_NAMES[0], **{g.address: name for name, g in self.gateways.items()}}
+        """The address of every node that speaks PMIPv6 and its name (the central database's is ``central``)."""
+        peers = {gateway.address: name for name, gateway in self.gateways.items()}
+        return peers if self.central is None else {self.central.address: CENTRAL_NAMES[0], **peers}
 
     def anchor_of(self, prefix: IPv6Network) -> str | None:
         """The name of the gateway in whose pools ``prefix`` lies; pools are exclusive, so there is one or none."""
@@ -300,7 +320,9 @@ class DomainConfig(Table):
 class NodeConfig(Table):
     """One node: ``node.toml``, and the domain it names (``.domain``). Paths are relative to the node file."""
 
-    node: NodeName = text(..., "the name of a gateway of the domain, or 'central'", "Which node of the domain this is")
+    node: NodeName = text(
+        ..., "the name of a gateway of the domain, 'central' or 'directory'", "Which node of the domain this is"
+    )
     domain_file: Path = Field(
         ..., alias="domain", description="The domain file",
         json_schema_extra={"expected": "the path of the domain file"},
@@ -321,6 +343,10 @@ class NodeConfig(Table):
     hosts: Literal["any", "listed"] = text("any", "'any' or 'listed'", "Who is served; others get status 153")
     listed: tuple[Listed, ...] = text(
         (), "a list of MAC addresses and identifiers", "Who is served if hosts = 'listed'"
+    )
+
+    neighbours: tuple[NodeName, ...] = text(
+        (), "a list of at most 8 gateways", "Asked for a host of which nothing is known, when nobody else answers"
     )
 
     _domain: DomainConfig = PrivateAttr()
@@ -345,19 +371,22 @@ class NodeConfig(Table):
         return self._domain
 
     @property
-    def is_central(self) -> bool:
-        """Whether this node is the central database rather than a gateway."""
-        return self.node in CENTRAL_NAMES
+    def role(self) -> Literal["gateway", "central", "directory"]:
+        """What this node is, and so which verb runs it."""
+        if self.node in CENTRAL_NAMES:
+            return "central"
+        return "directory" if self.node in DIRECTORY_NAMES else "gateway"
 
     @property
     def gateway(self) -> Gateway:
-        """This gateway's entry in the domain. KeyError at the central database."""
+        """This gateway's entry in the domain. KeyError at any other node."""
         return self._domain.gateways[self.node]
 
     @property
     def address(self) -> IPv6Address:
         """The address this node signals from."""
-        return self._domain.central.address if self.is_central else self.gateway.address
+        table = {"central": self._domain.central, "directory": self._domain.directory}.get(self.role)
+        return self.gateway.address if table is None else table.address
 
     @property
     def socket(self) -> Path:
@@ -403,16 +432,49 @@ def _misfits(node: Mapping[str, Any], domain: Mapping[str, Any]) -> Iterator[Con
     name, known = node.get("node"), _tables(domain, "gateways")
     if not isinstance(name, str):
         return
-    if name not in (*known, *CENTRAL_NAMES):
-        yield ("node",), f"{name!r} is no node of the domain, expected one of {', '.join([*known, CENTRAL_NAMES[0]])}"
+    central = {finder: names for finder, names in _CENTRAL_NODES.items() if domain.get("finder", "central") == finder}
+    others = [one for names in central.values() for one in names]
+    if name not in (*known, *others):
+        expected = ", ".join([*known, *central])
+        yield ("node",), f"{name!r} is no node of the domain, expected one of {expected}"
     for key in ("access", "core"):
         if name in known and not node.get(key):
             yield (key,), "is empty, expected at least one interface for a gateway"
-        if name in CENTRAL_NAMES and node.get(key):
-            yield (key,), "is not for the central database, expected none"
+        if name in others and node.get(key):
+            yield (key,), f"is not for the {_SPOKEN.get(name, name)}, expected none"
+    yield from _strange_neighbours(node.get("neighbours"), name, known)
     run = node.get("run", str(NodeConfig.model_fields["run"].default))
     if isinstance(run, str) and len(f"{run}/{name}.sock".encode()) > SOCKET_PATH_BYTES:
         yield ("run",), f"is too long, expected at most {SOCKET_PATH_BYTES} bytes with the socket's name"
+
+
+def _strange_neighbours(neighbours: object, name: str, known: Mapping[str, Any]) -> Iterator[Conflict]:
+    """Neighbours are other gateways of the domain, and few."""
+    named = neighbours if isinstance(neighbours, list) else []
+    if len(named) > NEIGHBOURS:
+        yield ("neighbours",), f"has {len(named)} entries, expected at most {NEIGHBOURS}"
+    for index, neighbour in enumerate(named):
+        if neighbour == name or neighbour not in known:
+            others = ", ".join(other for other in known if other != name)
+            yield ("neighbours", index), f"is {shown(neighbour)}, expected another gateway of the domain: {others}"
+
+
+def _strange_names(raw: Mapping[str, Any]) -> Iterator[Conflict]:
+    """Gateways that are called what only another node may be called."""
+    for name in _tables(raw, "gateways"):
+        for finder, names in _CENTRAL_NODES.items():
+            if name in names:
+                yield ("gateways", name), f"{name!r} means the {_SPOKEN.get(finder, finder)}, expected another name"
+
+
+def _finder_table(raw: Mapping[str, Any]) -> Iterator[Conflict]:
+    """The table of whoever tells of anchors is there, and no other."""
+    finder = raw.get("finder", "central")
+    for table in _CENTRAL_NODES:
+        if finder == table and table not in raw:
+            yield (table,), f"is missing, expected a table with finder = {finder!r}"
+        if finder != table and table in raw and isinstance(finder, str):
+            yield (table,), f"has no effect with finder = {finder!r}, expected none"
 
 
 def _tables(raw: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
@@ -423,10 +485,10 @@ def _tables(raw: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
 
 def _addresses(raw: Mapping[str, Any]) -> Iterator[tuple[Place, IPv6Address]]:
     """The address of every node that has a good one."""
-    central = raw.get("central")
-    tables: list[tuple[Place, Mapping[str, Any]]] = [(("gateways", n), t) for n, t in _tables(raw, "gateways").items()]
-    if isinstance(central, Mapping):
-        tables.insert(0, (("central",), central))
+    tables: list[tuple[Place, Mapping[str, Any]]] = [
+        ((name,), raw[name]) for name in _CENTRAL_NODES if isinstance(raw.get(name), Mapping)
+    ]
+    tables += [(("gateways", name), table) for name, table in _tables(raw, "gateways").items()]
     for where, table in tables:
         address = tolerant(global_address, table.get("address"))
         if address is not None:

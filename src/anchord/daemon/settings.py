@@ -9,10 +9,12 @@ from anchord.kernel.forwarding import PlaneSettings
 from anchord.protocol.settings import (
     CentralSettings,
     DomainSettings,
+    Finding,
     GatewayInfo,
     GatewaySettings,
     Lifetimes,
     Limits,
+    Mode,
     Timing,
 )
 
@@ -28,8 +30,10 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
     lifetimes, timers, limits, pmip = config.lifetimes, config.timers, config.limits, config.pmip
     return DomainSettings(
         secret=config.secret,
-        central=config.central.address,
+        central=None if config.central is None else config.central.address,
         gateways=gateways,
+        mode=Mode.PROXY if config.central is None else Mode(config.central.mode),
+        finding=Finding(config.finder),
         lifetimes=Lifetimes(
             lifetimes.valid_s,
             lifetimes.preferred_s,
@@ -44,6 +48,7 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
             timestamp_window_s=pmip.timestamp_validity_window_ms / 1000,
             min_delay_before_bce_delete_s=pmip.min_delay_before_bce_delete_ms / 1000,
             probe_after_s=timers.probe_after_s,
+            idle_release_s=timers.idle_release_s,
             refresh_share=timers.refresh_percent / 100,
         ),
         limits=Limits(
@@ -72,6 +77,7 @@ def gateway_settings(config: NodeConfig) -> GatewaySettings:
         mtu=core_mtu(config.core) - TUNNEL_BYTES,
         ignore=frozenset(config.ignore),
         listed=listed,
+        neighbours=tuple(config.domain.gateways[name].address for name in config.neighbours),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from anchord.lab.topology import CORE_INTERFACE, Central, Gateway, Topology
+from anchord.lab.topology import CORE_INTERFACE, Daemon, Gateway, Topology
 
 DOMAIN_FILE = "domain.toml"
 
@@ -16,9 +16,8 @@ DOMAIN_FILE = "domain.toml"
 def write(directory: Path, topology: Topology) -> None:
     """Write ``domain.toml`` and a file for each daemon into a lab's directory."""
     _write(directory / DOMAIN_FILE, domain_settings(topology))
-    nodes: list[Gateway | Central] = [*topology.gateways.values(), topology.central]
-    for node in nodes:
-        _write(node_file(directory, node.name), node_settings(directory, node))
+    for node in topology.daemon_nodes():
+        _write(node_file(directory, node.name), node_settings(directory, topology, node))
 
 
 def node_file(directory: Path, node: str) -> Path:
@@ -33,11 +32,18 @@ def domain_settings(topology: Topology) -> dict[str, Any]:
 
 def generated_domain(topology: Topology) -> dict[str, Any]:
     """The domain's settings that follow from the rest of a topology, without what its ``domain`` overrides."""
-    return {
+    settings: dict[str, Any] = {
         "name": topology.name,
         "secret": secrets.token_hex(16),
         "mobility": topology.mobility,
-        "central": {"address": str(topology.central.address), "mode": "proxy"},
+    }
+    if topology.finder != "central":
+        settings["finder"] = topology.finder
+    if topology.central is not None:
+        settings["central"] = {"address": str(topology.central.address), "mode": "proxy"}
+    if topology.directory is not None:
+        settings["directory"] = {"address": str(topology.directory.address)}
+    return settings | {
         "gateways": {
             gateway.name: {
                 "address": str(gateway.address),
@@ -49,7 +55,7 @@ def generated_domain(topology: Topology) -> dict[str, Any]:
     }
 
 
-def node_settings(directory: Path, node: Gateway | Central) -> dict[str, Any]:
+def node_settings(directory: Path, topology: Topology, node: Daemon) -> dict[str, Any]:
     """A daemon's own settings in a lab with that directory, with what the topology overrides."""
     settings: dict[str, Any] = {
         "node": node.name,
@@ -59,6 +65,8 @@ def node_settings(directory: Path, node: Gateway | Central) -> dict[str, Any]:
     }
     if isinstance(node, Gateway):
         settings |= {"access": [link.interface for link in node.links], "core": [CORE_INTERFACE]}
+        if topology.finder == "anchor-known":
+            settings["neighbours"] = [name for name in topology.gateways if name != node.name]
     return merged(settings, node.node)
 
 

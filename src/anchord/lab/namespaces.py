@@ -85,6 +85,8 @@ def build(lab: str, topology: Topology) -> None:
     for node, kind in nodes.items():
         _write_sysctls(namespace_name(lab, node), _sysctls_before_links(topology, node, kind))
     _ip([*_core_links(lab, topology), *_access_links(lab, topology)])
+    for node, commands in _ends_of_delayed_links(topology).items():
+        _ip(commands, namespace_name(lab, node))
     for node, kind in nodes.items():
         _write_sysctls(namespace_name(lab, node), _sysctls_before_up(topology, node, kind))
     for node, kind in nodes.items():
@@ -110,10 +112,24 @@ def _core_links(lab: str, topology: Topology) -> Iterator[str]:
     nodes = topology.nodes()
     mtu = f"mtu {topology.core_mtu}"
     for index, node in enumerate(topology.on_core(), _CORE_INDEX):
+        if node in topology.delays():
+            continue
         yield (
             f"link add name {core_port(node)} index {index} netns {namespace_name(lab, CORE)} {mtu} type veth"
             f" peer name {interface_towards_core(nodes[node])} netns {namespace_name(lab, node)} {mtu}"
         )
+
+
+def _ends_of_delayed_links(topology: Topology) -> dict[str, list[str]]:
+    """The commands, by node, that make the tap devices at both ends of each link with a delay. They stay when nobody
+    is attached to them, without a carrier then; :mod:`anchord.lab.delays` is the cable between them."""
+    commands: dict[str, list[str]] = {}
+    for node in topology.delays():
+        ends = ((node, interface_towards_core(topology.nodes()[node])), (CORE, core_port(node)))
+        for end, interface in ends:
+            commands.setdefault(end, []).append(f"tuntap add dev {interface} mode tap")
+            commands[end].append(f"link set {interface} mtu {topology.core_mtu}")
+    return commands
 
 
 def _access_links(lab: str, topology: Topology) -> Iterator[str]:
@@ -147,7 +163,7 @@ def _sysctls_before_links(topology: Topology, node: str, kind: Kind) -> Mapping[
 def _sysctls_before_up(topology: Topology, node: str, kind: Kind) -> Mapping[str, str | int]:
     """Settings of single interfaces, which exist but are still down. A gateway's access interfaces stay as the kernel
     makes them, as on a real router."""
-    if kind in {Kind.GATEWAY, Kind.CENTRAL}:
+    if kind.is_daemon:
         return {f"net.ipv6.conf.{CORE_INTERFACE}.accept_dad": 0}
     if kind is Kind.HOST:
         return {key: value for key, value in _host_sysctls(topology, node).items() if _of_interface(key)}

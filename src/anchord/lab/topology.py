@@ -2,8 +2,8 @@
 
 Addresses that a topology leaves out are numbered in the order of the tables, all from the documentation range
 2001:db8::/32 (RFC 3849): the i-th gateway has the pool 2001:db8:aI::/48 and the address 2001:db8:fI::1, the i-th
-correspondent 2001:db8:cI::1, the central database 2001:db8:fc::1. Every link of the core router is the /64 of the
-node's address, and the router is ::ffff on it.
+correspondent 2001:db8:cI::1, the central database 2001:db8:fc::1, the directory 2001:db8:fd::1. Every link of the core
+router is the /64 of the node's address, and the router is ::ffff on it.
 
 Interface names are the same in every lab, so that a capture reads the same everywhere: ``core0`` towards the core,
 ``acc0``, ``acc1`` ... towards the access links of a gateway, ``eth0`` in a host or correspondent; in the access
@@ -21,14 +21,14 @@ from enum import Enum
 from ipaddress import IPv6Address, IPv6Interface, IPv6Network
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from anchord.lab.errors import LabError, TopologyError, unknown
 
 CORE = "core"  # the core router's node name
 SWITCH = "sw"  # the access switch's node name
 
-CORE_INTERFACE = "core0"  # in gateways and the central database
+CORE_INTERFACE = "core0"  # in everything that runs a daemon
 HOST_INTERFACE = "eth0"  # in hosts and correspondents
 
 # An interface name has at most 15 characters (IFNAMSIZ), and "br-" + node + "-" + link has to fit. No hyphen in a node
@@ -36,6 +36,15 @@ HOST_INTERFACE = "eth0"  # in hosts and correspondents
 NODE_NAME = re.compile(r"[a-z][a-z0-9]{0,7}")
 LINK_NAME = re.compile(r"[a-z0-9]{1,3}")
 
+
+MAX_DELAY_MS = 1000.0
+MAX_DELAYED_MTU = 65_521  # of a tap device: 65,535 with the Ethernet header
+
+Finder = Literal["central", "directory", "anchor-known"]
+"""How a gateway finds the anchors of a host: it asks the central database, or a directory, or it knows."""
+
+Mode = Literal["proxy", "relay", "locator", "directory", "anchor-known"]
+"""The same with the three ways in which a central database answers (RFC 8885 sections 3.4, 3.2 and 3.3)."""
 
 Place = tuple[int | str, ...]  # where in a topology file
 Problem = tuple[Place, str]  # where, and what is wrong, expected what
@@ -46,6 +55,7 @@ class Kind(Enum):
 
     GATEWAY = "gateway"
     CENTRAL = "central"
+    DIRECTORY = "directory"
     CORE = "core"
     CORRESPONDENT = "correspondent"
     HOST = "host"
@@ -54,7 +64,11 @@ class Kind(Enum):
     @property
     def is_daemon(self) -> bool:
         """Whether a node of this kind runs an anchord daemon; the others have nothing of ours inside."""
-        return self in {Kind.GATEWAY, Kind.CENTRAL}
+        return self in VERBS
+
+
+VERBS = {Kind.GATEWAY: "gateway", Kind.CENTRAL: "central", Kind.DIRECTORY: "directory"}
+"""Which daemon a node of a kind runs: ``anchord VERB --config FILE``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +100,7 @@ class Gateway:
     """A gateway: its tunnel endpoint ``address``, the ``pools`` it anchors, its access links.
 
     ``access`` holds the names of several links; empty for the usual single one. ``node`` is merged into the gateway's
-    own configuration file.
+    own configuration file. ``delay_ms`` is that of its core link, one way, as of every node on the core.
     """
 
     name: str
@@ -95,6 +109,7 @@ class Gateway:
     access: tuple[str, ...] = ()
     local_networks: tuple[IPv6Network, ...] = ()
     node: Mapping[str, Any] = field(default_factory=dict)
+    delay_ms: float = 0.0
 
     @property
     def links(self) -> tuple[AccessLink, ...]:
@@ -109,6 +124,20 @@ class Central:
     name: str = "cmd"
     address: IPv6Address = field(default_factory=lambda: IPv6Address("2001:db8:fc::1"))
     node: Mapping[str, Any] = field(default_factory=dict)
+    delay_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The directory that gateways read a host's anchors from. ``node`` is merged into its own configuration file."""
+
+    name: str = "dir"
+    address: IPv6Address = field(default_factory=lambda: IPv6Address("2001:db8:fd::1"))
+    node: Mapping[str, Any] = field(default_factory=dict)
+    delay_ms: float = 0.0
+
+
+Daemon = Gateway | Central | Directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +146,7 @@ class Correspondent:
 
     name: str
     address: IPv6Address
+    delay_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +167,29 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A whole domain. ``domain`` is merged into the domain's configuration file; ``core_mtu`` is in bytes."""
+    """A whole domain. ``domain`` is merged into the domain's configuration file; ``core_mtu`` is in bytes.
+
+    There is a central database if that is the ``finder``, a directory if that is, else neither: what is there is None
+    only where it is not to be, and made with its defaults if not given.
+    """
 
     gateways: Mapping[str, Gateway]
     hosts: Mapping[str, Host] = field(default_factory=dict)
     correspondents: Mapping[str, Correspondent] = field(default_factory=dict)
-    central: Central = field(default_factory=Central)
+    central: Central | None = None
     name: str = "lab"
     mobility: bool = True
     core_mtu: int = 1500
     domain: Mapping[str, Any] = field(default_factory=dict)
+    finder: Finder = "central"
+    directory: Directory | None = None
+
+    def __post_init__(self) -> None:
+        """Make the node that the finder needs."""
+        if self.finder == "central" and self.central is None:
+            object.__setattr__(self, "central", Central())
+        if self.finder == "directory" and self.directory is None:
+            object.__setattr__(self, "directory", Directory())
 
     def checked(self) -> Topology:
         """The topology itself; raises TopologyError with every reason why it cannot be built."""
@@ -182,17 +225,17 @@ class Topology:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Topology:
         """The topology that :meth:`to_plain` was called on."""
-        central = plain["central"]
         return cls(
             **{
                 **plain,
                 "gateways": {name: _gateway_from_plain(gateway) for name, gateway in plain["gateways"].items()},
                 "hosts": {name: Host(**host) for name, host in plain["hosts"].items()},
                 "correspondents": {
-                    name: Correspondent(name, IPv6Address(correspondent["address"]))
+                    name: Correspondent(**_with_address(correspondent))
                     for name, correspondent in plain["correspondents"].items()
                 },
-                "central": Central(**{**central, "address": IPv6Address(central["address"])}),
+                "central": None if plain["central"] is None else Central(**_with_address(plain["central"])),
+                "directory": None if plain["directory"] is None else Directory(**_with_address(plain["directory"])),
             }
         )
 
@@ -200,7 +243,8 @@ class Topology:
         """Every node with its kind, in the order in which they are started and listed."""
         return {
             **dict.fromkeys(self.gateways, Kind.GATEWAY),
-            self.central.name: Kind.CENTRAL,
+            **({self.central.name: Kind.CENTRAL} if self.central else {}),
+            **({self.directory.name: Kind.DIRECTORY} if self.directory else {}),
             CORE: Kind.CORE,
             SWITCH: Kind.SWITCH,
             **dict.fromkeys(self.correspondents, Kind.CORRESPONDENT),
@@ -211,12 +255,17 @@ class Topology:
         """The nodes that run an anchord daemon."""
         return [name for name, kind in self.nodes().items() if kind.is_daemon]
 
+    def daemon_nodes(self) -> list[Daemon]:
+        """The same as what they are."""
+        return [*self.gateways.values(), *(node for node in (self.central, self.directory) if node is not None)]
+
     def on_core(self) -> dict[str, IPv6Interface]:
         """Every node with a link to the core router, and its address and prefix length there."""
-        addresses = {name: gateway.address for name, gateway in self.gateways.items()}
-        addresses[self.central.name] = self.central.address
-        addresses |= {name: correspondent.address for name, correspondent in self.correspondents.items()}
-        return {name: IPv6Interface((address, 64)) for name, address in addresses.items()}
+        return {node.name: IPv6Interface((node.address, 64)) for node in self._core_nodes()}
+
+    def delays(self) -> dict[str, float]:
+        """The one-way delay of each core link that has one, in ms, by the node at its end."""
+        return {node.name: node.delay_ms for node in self._core_nodes() if node.delay_ms}
 
     def links(self) -> list[AccessLink]:
         """Every access link of the domain."""
@@ -240,6 +289,9 @@ class Topology:
             raise unknown("host", name, self.hosts)
         return self.hosts[name]
 
+    def _core_nodes(self) -> list[Daemon | Correspondent]:
+        return [*self.daemon_nodes(), *self.correspondents.values()]
+
 
 def numbered(letter: str, number: int) -> IPv6Address:
     """The address of the ``number``-th node (from 1) of a kind. The digits are decimal, so "fc" is never reached."""
@@ -261,11 +313,14 @@ def interface_towards_core(kind: Kind) -> str:
     return HOST_INTERFACE if kind is Kind.CORRESPONDENT else CORE_INTERFACE
 
 
+def _with_address(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {**plain, "address": IPv6Address(plain["address"])}
+
+
 def _gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
     return Gateway(
         **{
-            **plain,
-            "address": IPv6Address(plain["address"]),
+            **_with_address(plain),
             "pools": tuple(IPv6Network(pool) for pool in plain["pools"]),
             "access": tuple(plain["access"]),
             "local_networks": tuple(IPv6Network(network) for network in plain["local_networks"]),
@@ -279,6 +334,23 @@ def problems(topology: Topology) -> Iterator[Problem]:
     yield from _pool_problems(topology)
     yield from _address_problems(topology)
     yield from _host_problems(topology)
+    yield from _finder_problems(topology)
+    yield from _delay_problems(topology)
+
+
+def _finder_problems(topology: Topology) -> Iterator[Problem]:
+    for finder, node in (("central", topology.central), ("directory", topology.directory)):
+        if node is not None and topology.finder != finder:
+            yield (finder,), f"has no place in a domain whose finder is {topology.finder!r}, expected it to be left out"
+
+
+def _delay_problems(topology: Topology) -> Iterator[Problem]:
+    delays = topology.delays()
+    for node, delay_ms in delays.items():
+        if not 0 <= delay_ms <= MAX_DELAY_MS:
+            yield (*place(topology, node), "delay_ms"), f"is {delay_ms:g}, expected milliseconds, 0 to {MAX_DELAY_MS:g}"
+    if delays and topology.core_mtu > MAX_DELAYED_MTU:
+        yield ("core_mtu",), f"is {topology.core_mtu}, expected at most {MAX_DELAYED_MTU} where links have a delay"
 
 
 def _host_problems(topology: Topology) -> Iterator[Problem]:
@@ -300,7 +372,9 @@ def _name_problems(topology: Topology) -> Iterator[Problem]:
     if not topology.gateways:
         yield ("gateways",), "is empty, expected at least one gateway"
     tables = {"gateways": topology.gateways, "correspondents": topology.correspondents, "hosts": topology.hosts}
-    taken = {topology.central.name: "the central database", CORE: "the core router", SWITCH: "the access switch"}
+    taken = {CORE: "the core router", SWITCH: "the access switch"}
+    taken |= {topology.central.name: "the central database"} if topology.central else {}
+    taken |= {topology.directory.name: "the directory"} if topology.directory else {}
     for table, nodes in tables.items():
         for name in nodes:
             if name in taken:
@@ -335,7 +409,7 @@ def _address_problems(topology: Topology) -> Iterator[Problem]:
     pools = [(gateway.name, pool) for gateway in topology.gateways.values() for pool in gateway.pools]
     for name, interface in topology.on_core().items():
         link = interface.network
-        where = (*_place(topology, name), "address")
+        where = (*place(topology, name), "address")
         if link in links:
             yield where, f"{interface.ip} is on the link of {links[link]} ({link}), expected a /64 of its own"
         links.setdefault(link, name)
@@ -346,11 +420,14 @@ def _address_problems(topology: Topology) -> Iterator[Problem]:
                 yield where, f"{interface.ip} lies in the pool {pool} of {owner}, expected an address outside"
 
 
-def _place(topology: Topology, node: str) -> Place:
+def place(topology: Topology, node: str) -> Place:
     """Where a node on the core is described in a topology file."""
     if node in topology.gateways:
         return ("gateways", node)
-    return ("central",) if node == topology.central.name else ("correspondents", node)
+    for single in (topology.central, topology.directory):
+        if single is not None and node == single.name:
+            return ("central",) if single is topology.central else ("directory",)
+    return ("correspondents", node)
 
 
 def _dotted(where: Place) -> str:

@@ -29,11 +29,15 @@ class Advertising:
         lifetimes = self._core.settings.domain.lifetimes
         session.advertised_s = now.monotonic_s
         own = AdvertisedPrefix(session.prefix, lifetimes.valid_s, lifetimes.preferred_s)
-        self._show(session, session.router, (own,), lifetimes.router_s, Preference.MEDIUM)
+        shown = () if session.withheld else (own,)
+        self._show(session, session.router, shown, lifetimes.router_s, Preference.MEDIUM)
+        # A host that holds as many prefixes as it can goes on with the newest of them, through its tunnel.
+        preferred = session.anchors[-1] if session.withheld and session.anchors else None
         for anchor in session.anchors:
             # Preferred 0: old connections go on, new ones take the new prefix. The router stays, at low preference:
             # it is the next hop of what is anchored there (decision 23).
-            old = tuple(AdvertisedPrefix(prefix, lifetimes.valid_s, 0) for prefix in anchor.prefixes)
+            preferred_s = lifetimes.preferred_s if anchor is preferred else 0
+            old = tuple(AdvertisedPrefix(prefix, lifetimes.valid_s, preferred_s) for prefix in anchor.prefixes)
             self._show(session, anchor.router, old, lifetimes.router_s, Preference.LOW, anchor.local_networks)
         self._core.timers.set(("advertise", session.key), now.monotonic_s + lifetimes.advertise_every_s)
 

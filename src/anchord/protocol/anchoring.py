@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.exchange import judge_timestamp, sequence_is_newer, ticks_of
@@ -27,6 +27,7 @@ from anchord.wire.options import (
     ALL_ZERO_PREFIX,
     AccessTechnologyType,
     AnchoredPrefix,
+    Handoff,
     HandoffIndicator,
     HomeNetworkPrefix,
     LinkLocalAddress,
@@ -97,11 +98,17 @@ class _Request:
 class AnchoringRole:
     """Everything a gateway does for nodes that hold one of its prefixes elsewhere."""
 
-    def __init__(self, core: GatewayCore, abandon: Callable[[Session], None]) -> None:
-        """``abandon``: stops everything that the serving role does for a node."""
+    def __init__(
+        self,
+        core: GatewayCore,
+        abandon: Callable[[Session], None],
+        lose_anchor: Callable[[Session, IPv6Address, Instant], None],
+    ) -> None:
+        """``abandon``: stops what the serving role does for a node; ``lose_anchor``: it serves without that anchor."""
         self._core = core
         self._domain = core.settings.domain
         self._abandon = abandon
+        self._lose_anchor = lose_anchor
 
     def updated(self, update: BindingUpdate, source: IPv6Address, now: Instant) -> None:
         """A PBU* from the CMD or a PBU from a gateway: a node of ours is somewhere else, or its session is over."""
@@ -201,10 +208,9 @@ class AnchoringRole:
         core, domain = self._core, self._domain
         if request.serving == core.settings.me.address:
             # Decision 16 spares us this; answering changes nothing.
-            core.emit(Send(request.source, self._acknowledgement(request, session, ())))
+            core.emit(Send(request.source, self._acknowledgement(request, session)))
             return
         newer_here = self._is_newer_here(request, session)
-        told_of = session.anchors
         moved = session.phase is not Phase.AWAY or session.serving != request.serving
         session.serving = request.serving
         session.told_sequence = request.update.sequence
@@ -212,10 +218,7 @@ class AnchoringRole:
         lifetime_s = request.update.lifetime_s * domain.timing.dead_man_lifetimes
         session.expires_wall_s = now.wall_s + lifetime_s
         core.timers.set(("expire", session.key), now.monotonic_s + lifetime_s)
-        others = tuple(
-            option.prefix for option in request.update.all(AnchoredPrefix) if option.prefix != session.prefix
-        )
-        session.others = others[: domain.limits.anchors_per_host]
+        session.others = self._other_prefixes(request, session)
         if not newer_here:
             # Decision 17: at once, and whatever we had asked for earlier is void.
             self._abandon(session)
@@ -227,8 +230,10 @@ class AnchoringRole:
         to: tuple[IPv6Address, ...] = (request.source,)
         if domain.mode is Mode.LOCATOR and not request.direct and request.serving is not None:
             to = (request.serving, *to)  # the one that forwards first (RFC 8885 section 3.3)
-        core.declare(session, Continuation(session.key, self._acknowledgement(request, session, told_of), to))
+        core.declare(session, Continuation(session.key, self._acknowledgement(request, session), to))
         core.persist(session)
+        if not newer_here and moved:
+            core.timers.set(("idle", session.key), now.monotonic_s + domain.timing.idle_release_s)
         if moved:
             core.report("exported", mn=mn_id_text(session.mn_id), prefix=str(session.prefix), to=str(session.serving))
 
@@ -239,13 +244,21 @@ class AnchoringRole:
         outstanding = self._core.exchanges.outstanding(self._domain.central, session.key)
         return outstanding is not None and outstanding.ticks > request.ticks > 0
 
-    def _acknowledgement(
-        self, request: _Request, session: Session, served_with: tuple[Anchor, ...]
-    ) -> BindingAcknowledgement:
+    def _other_prefixes(self, request: _Request, session: Session) -> tuple[IPv6Network, ...]:
+        """What else the node holds (RFC 8885 section 4.3), as far as we are told, or served it with until now."""
+        prefixes = [option.prefix for option in request.update.all(AnchoredPrefix)]
+        handoff = request.update.first(HandoffIndicator)
+        if request.direct and handoff is not None and handoff.value != Handoff.UNCHANGED:
+            # Who has just begun to ask by itself knows less than we do.
+            prefixes += [prefix for anchor in session.anchors for prefix in anchor.prefixes]
+            prefixes += session.others
+        others = dict.fromkeys(prefix for prefix in prefixes if prefix != session.prefix)
+        return tuple(others)[: self._domain.limits.anchors_per_host]
+
+    def _acknowledgement(self, request: _Request, session: Session) -> BindingAcknowledgement:
         """Our prefix, the Serving MAAR echoed (decision 3), our face and our local networks (decisions 2 and 27).
 
-        A serving gateway that asked us itself is also told of every other anchor: those that we served the node with
-        until now (``served_with``), or those that we were told of.
+        A serving gateway that asked us itself is also told of every other anchor.
         """
         own: list[Option] = [HomeNetworkPrefix(session.prefix)]
         options = echo_options(request.update, prefixes=own)
@@ -253,8 +266,9 @@ class AnchoringRole:
             options.append(ServingMaar(request.serving))
         options += face_options(session.router, self._core.settings.me.local_networks)
         if request.direct:
-            for anchor in served_with or self._others(session):
-                options += write_group(anchor)
+            for anchor in self._others(session):
+                if anchor.maar != request.source:
+                    options += write_group(anchor)
         return BindingAcknowledgement(
             int(Status.ACCEPTED), request.update.sequence, request.update.lifetime_s, PBA_FLAGS, tuple(options)
         )
@@ -274,11 +288,15 @@ class AnchoringRole:
         if session is not None and request.ticks and request.ticks <= session.ticks:
             self._refuse(request.update, request.source, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
             return
-        if request.direct and session is not None and session.serving != request.source:
+        if request.direct and session is not None and session.phase is Phase.SERVING:
+            # The other way round: an anchor gives up its part of a node that we serve (decision 18).
+            self._lose_anchor(session, request.source, now)
+        elif request.direct and session is not None and session.serving != request.source:
             # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
             self._core.counters.of(request.source).drop("deregistration-not-serving")
             return
-        if session is not None and session.phase is Phase.AWAY:
+        elif session is not None and (session.phase is Phase.AWAY or session.withheld):
+            self._abandon(session)
             self._core.report("released", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
             self._core.close(session, now)
         options = tuple(echo_options(request.update))

@@ -112,6 +112,8 @@ class Central(Outbox):
         gateway = self._domain.gateways[event.source]
         if isinstance(message, BindingUpdate):
             self._update(message, gateway, now)
+        elif not isinstance(message, BindingAcknowledgement):
+            self.unrecognized(event)
         else:
             self._telling.acknowledged(message, gateway, now)
 

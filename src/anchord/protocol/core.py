@@ -19,6 +19,10 @@ from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import BindingAcknowledgement
 
 PERSIST_SOON_S = 0.005
+# What there may be to do for a node; the key of each of these timers is its session's.
+SESSION_TIMERS = (
+    "refresh", "expire", "advertise", "fallback", "probe", "redeclare", "persist", "listen", "idle", "released",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class GatewayCore(Outbox):
 
         ``heed``: its frames are news again at once. ``rest``: the prefix rests although nobody was told of it.
         """
-        advertised = session.advertised_s >= 0 or session.phase is not Phase.REGISTERING
+        advertised = not session.withheld and (session.advertised_s >= 0 or session.phase is not Phase.REGISTERING)
         rest_s = self.settings.domain.lifetimes.valid_s if advertised or rest else 0
         until = now.wall_s + rest_s
         self.pool.release(session.prefix, until)
@@ -92,7 +96,18 @@ class GatewayCore(Outbox):
             self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
             self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
         self.emit(Persist("session", session.key, None))
-        for kind in ("refresh", "expire", "advertise", "fallback", "probe", "redeclare", "persist", "listen"):
+        for kind in (
+            "refresh",
+            "expire",
+            "advertise",
+            "fallback",
+            "probe",
+            "redeclare",
+            "persist",
+            "listen",
+            "idle",
+            "released",
+        ):
             self.timers.cancel((kind, session.key))
         for peer in self.counters.peers:
             self.exchanges.forget(session.key, peer)
@@ -152,7 +167,7 @@ class GatewayCore(Outbox):
         ticket = self._next_ticket(session.key)
         if then is not None:
             self._continuations[ticket] = then
-        self.emit(Declare(session.forwarding(), ticket))
+        self.emit(Declare(session.forwarding(self.settings.me.local_networks), ticket))
 
     def continuation(self, ticket: int) -> tuple[Continuation | None, bool]:
         """What was to happen after ``ticket``, and whether no newer declaration of that session has been made."""

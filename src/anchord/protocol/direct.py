@@ -56,7 +56,7 @@ class Direct:
                 self.ask(session, maar, (), now)
 
     def heard(self, session: Session, address: IPv6Address, now: Instant) -> None:
-        """The node used ``address``: whose is it (anchoring.md: "anchor known")?"""
+        """The node used ``address``: whose is it?"""
         prefix = _slash64(address)
         owner = self._owner(prefix)
         if owner is None or any(prefix in anchor.prefixes for anchor in session.anchors):

@@ -10,6 +10,7 @@ acknowledged the forwarding behind it: a declaration goes out with a ticket, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
@@ -18,6 +19,7 @@ from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import Counters
 from anchord.protocol.identity import mn_id_text
 from anchord.protocol.inputs import (
+    DirectoryAnswered,
     HostSeen,
     Input,
     Installed,
@@ -25,13 +27,15 @@ from anchord.protocol.inputs import (
     MessageReceived,
     SegmentClear,
     SegmentConflict,
+    UseTold,
 )
 from anchord.protocol.outputs import Heed, Output, Persist
+from anchord.protocol.releasing import ReleasingRole
 from anchord.protocol.serving import ServingRole
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewaySettings
 from anchord.protocol.timers import Instant
-from anchord.wire.messages import BindingAcknowledgement
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, UpdateNotification
 
 
 class Gateway:
@@ -41,7 +45,9 @@ class Gateway:
         self.settings = settings
         self._core = GatewayCore(settings)
         self._serving = ServingRole(self._core)
-        self._anchoring = AnchoringRole(self._core, self._serving.abandon)
+        self._anchoring = AnchoringRole(self._core, self._serving.abandon, self._serving.lose_anchor)
+        self._releasing = ReleasingRole(self._core)
+        self._timer_actions = self._on_timer()
 
     @property
     def counters(self) -> Counters:
@@ -111,6 +117,10 @@ class Gateway:
             self._message(event, now)
         elif isinstance(event, Installed):
             self._installed(event, now)
+        elif isinstance(event, UseTold):
+            self._releasing.use_told(event.session, event.prefix, event.used, now)
+        elif isinstance(event, DirectoryAnswered):
+            self._serving.directory_answered(event, now)
         elif isinstance(event, MessageDropped):
             self.counters.heard(event.source, now)
             self.counters.of(event.source).drop(event.cause)
@@ -137,39 +147,48 @@ class Gateway:
             if session is None and exchange.tries > self.settings.domain.limits.end_tries:
                 # The session is over here in any case; the CMD's own timer ends it there.
                 self._core.exchanges.cancel(exchange.peer, exchange.session)
-            elif session is not None and session.phase is Phase.AWAY:
+            elif session is not None and session.phase is Phase.AWAY and exchange.message.lifetime_s:
                 self._core.exchanges.cancel(exchange.peer, exchange.session)
             else:
                 if exchange.tries > 1:
                     self.counters.of(exchange.peer).repeated += 1
                 self._core.emit(*outputs)
         while (item := self._core.timers.pop_due(now.monotonic_s)) is not None:
-            self._timer(*item, now)
+            kind, key = item
+            self._timer_actions[kind](key, now)
         return self._core.take_outputs()
 
-    def _timer(self, kind: str, key: str, now: Instant) -> None:
-        session = self._core.sessions.get(key)
-        if kind == "fallback":
-            self._serving.unanswered(key, now)
-        elif kind == "refresh":
-            self._serving.refresh_due(key, now)
-        elif kind == "probe":
-            self._serving.probe(key, now)
-        elif kind == "redeclare":
-            self._serving.redeclare(key)
-        elif kind == "listen" and session is not None:
-            self._core.ignore(session)
-        elif kind == "persist" and session is not None:
-            self._core.persist(session)
-        elif kind == "advertise" and session is not None:
-            self._serving.advertise(session, now)
-        elif kind == "expire" and session is not None:
-            self._serving.expired(session, now)
-        elif kind == "rested":
-            self._core.emit(Persist("resting", key, None))
-        elif kind == "heed":
-            interface, _, mac = key.rpartition("/")
-            self._core.emit(Heed(interface, bytes.fromhex(mac)))
+    def _on_timer(self) -> dict[str, Callable[[str, Instant], None]]:
+        """What to do when a timer of that kind is due; its key is a session's unless it says otherwise."""
+        core, serving = self._core, self._serving
+        return {
+            "fallback": serving.unanswered,
+            "refresh": serving.refresh_due,
+            "probe": serving.probe,
+            "directory": serving.directory_silent,
+            "redeclare": self._of_session(lambda session, now: serving.redeclare(session)),
+            "advertise": self._of_session(serving.advertise),
+            "expire": self._of_session(serving.expired),
+            "released": self._of_session(serving.forget_released),
+            "persist": self._of_session(lambda session, now: core.persist(session)),
+            "listen": self._of_session(lambda session, now: core.ignore(session)),
+            "idle": self._of_session(lambda session, now: self._releasing.due(session)),
+            "rested": lambda prefix, now: core.emit(Persist("resting", prefix, None)),
+            "heed": self._heed,
+        }
+
+    def _of_session(self, act: Callable[[Session, Instant], None]) -> Callable[[str, Instant], None]:
+        def on_timer(key: str, now: Instant) -> None:
+            session = self._core.sessions.get(key)
+            if session is not None:
+                act(session, now)
+
+        return on_timer
+
+    def _heed(self, place: str, now: Instant) -> None:
+        """``place``: interface and MAC address."""
+        interface, _, mac = place.rpartition("/")
+        self._core.emit(Heed(interface, bytes.fromhex(mac)))
 
     # Inputs
 
@@ -190,7 +209,12 @@ class Gateway:
             return
         if not self.settings.domain.mobility:
             self.counters.of(event.source).drop("no-mobility")
-        elif isinstance(message, BindingAcknowledgement):
-            self._serving.acknowledged(event.source, message, now)
-        else:
+        elif isinstance(message, BindingUpdate):
             self._anchoring.updated(message, event.source, now)
+        elif isinstance(message, BindingAcknowledgement):
+            if not self._releasing.answered(event.source, message, now):
+                self._serving.acknowledged(event.source, message, now)
+        elif isinstance(message, UpdateNotification) and event.source == self.settings.domain.central:
+            self._serving.notified(event.source, message, now)
+        else:
+            self._core.unrecognized(event)

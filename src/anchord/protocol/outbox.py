@@ -12,11 +12,26 @@ from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingError,
     BindingErrorStatus,
+    BindingRevocationAcknowledgement,
+    BindingRevocationIndication,
     BindingUpdate,
     BindingUpdateFlag,
+    Heartbeat,
     UnknownMessage,
+    UpdateNotification,
+    UpdateNotificationAcknowledgement,
 )
 from anchord.wire.options import MalformedOption
+
+Admitted = (
+    BindingUpdate
+    | BindingAcknowledgement
+    | Heartbeat
+    | BindingRevocationIndication
+    | BindingRevocationAcknowledgement
+    | UpdateNotification
+    | UpdateNotificationAcknowledgement
+)
 
 
 class Outbox:
@@ -42,7 +57,7 @@ class Outbox:
         """Tell the operator."""
         self.emit(Report(event, level, fields))
 
-    def admit(self, event: MessageReceived, now: Instant) -> BindingUpdate | BindingAcknowledgement | None:
+    def admit(self, event: MessageReceived, now: Instant) -> Admitted | None:
         """What is to be looked at further of what came in: only what a configured peer says, and only what is known.
 
         RFC 5213 section 5.3.1 (1), RFC 6275 section 9.2. Everything else is answered or counted here.
@@ -53,9 +68,7 @@ class Outbox:
         if event.source not in self.counters.peers:
             counters.drop("unconfigured-peer")
         elif isinstance(message, UnknownMessage):
-            counters.drop("unknown-type")
-            if event.unicast:
-                self.emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))
+            self.unrecognized(event)
         elif isinstance(message, BindingError):
             counters.drop(f"binding-error.{message.status}")
         elif isinstance(message, BindingUpdate) and not _is_proxy_update(message, event.unicast):
@@ -66,13 +79,20 @@ class Outbox:
         return None
 
 
+    def unrecognized(self, event: MessageReceived) -> None:
+        """A type of message that means nothing here (RFC 6275 section 9.2)."""
+        self.counters.of(event.source).drop("unknown-type")
+        if event.unicast:
+            self.emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))
+
+
 def _is_proxy_update(update: BindingUpdate, unicast: bool) -> bool:
     """RFC 5213 section 6.9.1.5: a PBU has P and A set, and goes to one node."""
     wanted = BindingUpdateFlag.PROXY | BindingUpdateFlag.ACKNOWLEDGE
     return unicast and update.flags & wanted == wanted
 
 
-def _count_malformed(counters: PeerCounters, message: BindingUpdate | BindingAcknowledgement) -> None:
+def _count_malformed(counters: PeerCounters, message: Admitted) -> None:
     for option in message.options:
         if isinstance(option, MalformedOption):
             counters.drop(f"malformed-option.{option.kind}")

@@ -65,6 +65,14 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class AskUse:
+    """Ask the kernel whether ``prefix`` was used through its tunnel lately; answered by ``UseTold``."""
+
+    session: str
+    prefix: IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
 class Ignore:
     """Frames of this host on this interface need not be reported until ``Heed``."""
 
@@ -90,6 +98,22 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectoryGet:
+    """Ask the directory for what it holds under ``key``; no answer is no error, the protocol asks again."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryPut:
+    """Have the directory hold ``value`` (JSON; None: nothing) under ``key`` if its ``revision`` is still this one."""
+
+    key: str
+    revision: int
+    value: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Something an operator may want to know. ``level``: debug, info, warning or error."""
 
@@ -98,4 +122,4 @@ class Report:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-Output = Send | Declare | Advertise | Probe | Ignore | Heed | Persist | Report
+Output = Send | Declare | Advertise | Probe | AskUse | Ignore | Heed | Persist | DirectoryGet | DirectoryPut | Report

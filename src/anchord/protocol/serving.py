@@ -12,17 +12,26 @@ from ipaddress import IPv6Address
 from anchord.protocol.advertising import Advertising
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.direct import AnchorKnown, Direct
+from anchord.protocol.directory import DirectoryFinder
 from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
-from anchord.protocol.inputs import HostSeen
-from anchord.protocol.outputs import Probe
+from anchord.protocol.inputs import DirectoryAnswered, HostSeen
+from anchord.protocol.outputs import Probe, Send
 from anchord.protocol.prefixes import PoolExhaustedError
 from anchord.protocol.registering import Registering
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Finding
 from anchord.protocol.timers import Instant
-from anchord.wire.messages import BindingAcknowledgement
+from anchord.wire.messages import (
+    BindingAcknowledgement,
+    NotificationFlag,
+    NotificationReason,
+    NotificationStatus,
+    UpdateNotification,
+    UpdateNotificationAcknowledgement,
+)
+from anchord.wire.options import MobileNodeIdentifier, MobileNodeLinkLayerIdentifier
 
 PROBES = 3
 # A host's own frames and the access point's announcement of it come this close together; later ones are another move.
@@ -42,6 +51,7 @@ class ServingRole:
         self._advertising = Advertising(core)
         self._direct = Direct(core, self._found, self._doubt)
         self._registering: Registering | None = None
+        self._directory: DirectoryFinder | None = None
         self._finder = self._make_finder()
         self._attach_tokens = float(self._domain.limits.attach_burst)
         self._attach_filled_s = 0.0
@@ -51,6 +61,9 @@ class ServingRole:
         domain = self._domain
         if not domain.mobility:
             return Plain(self._core, self._serve)
+        if domain.finding is Finding.DIRECTORY:
+            self._directory = DirectoryFinder(self._core, self._direct, self._serve)
+            return self._directory
         if domain.finding is Finding.ANCHOR_KNOWN or domain.central is None:
             return AnchorKnown(self._core, self._direct, self._serve)
         self._registering = Registering(self._core, domain.central, self._advertising, self._serve)
@@ -194,7 +207,7 @@ class ServingRole:
     # Registration
 
     def unanswered(self, key: str, now: Instant) -> None:
-        """The CMD is silent: serve with our own prefix, ask anchors ourselves, register when it is back."""
+        """CMD or directory is silent: serve with our own prefix, ask anchors ourselves, register when it is back."""
         session = self._core.sessions.get(key)
         if session is None or session.phase is not Phase.REGISTERING:
             return
@@ -209,6 +222,18 @@ class ServingRole:
         self._serve(session, anchors, now)
         if self._registering is not None and not session.registered:
             self._registering.refresh(session, now)
+        if self._directory is not None:
+            self._directory.found(session, now)
+
+    def directory_answered(self, answer: DirectoryAnswered, now: Instant) -> None:
+        """The directory has spoken."""
+        if self._directory is not None:
+            self._directory.answered(answer, now)
+
+    def directory_silent(self, key: str, now: Instant) -> None:
+        """The directory has not."""
+        if self._directory is not None:
+            self._directory.repeat(key, now)
 
     def _doubt(self, session: Session, now: Instant) -> None:
         """An anchor has heard newer things of the node: if it is still here, it says so, and is registered again."""
@@ -225,6 +250,26 @@ class ServingRole:
             # RFC 6275 section 11.7.3: a sequence number that nobody waits for is silently ignored.
             self._core.counters.of(source).drop("unmatched-ack")
 
+    def notified(self, source: IPv6Address, notification: UpdateNotification, now: Instant) -> None:
+        """The CMD has news of a node that we serve and wants it registered again (RFC 7077 section 4.1, decision 14).
+
+        Its answer to that registration is the news: the list of anchors, complete.
+        """
+        core, mn_id = self._core, notification.first(MobileNodeIdentifier)
+        ll_id = notification.first(MobileNodeLinkLayerIdentifier)
+        session = None
+        if mn_id is not None:
+            session = core.sessions.get(session_key(mn_id, ll_id.identifier if ll_id else None))
+        if notification.flags & NotificationFlag.ACKNOWLEDGE:
+            # RFC 7077 section 5.2: acknowledged whether or not there is anything to do.
+            echoed = tuple(option for option in (mn_id, ll_id) if option is not None)
+            done = UpdateNotificationAcknowledgement(notification.sequence, NotificationStatus.SUCCESS, echoed)
+            core.emit(Send(source, done))
+        if session is None or session.phase is not Phase.SERVING:
+            core.counters.of(source).drop("notification-not-serving")
+        elif notification.reason == NotificationReason.FORCE_REREGISTRATION:
+            self._finder.refresh(session, now)
+
     def abandon(self, session: Session) -> None:
         """The node is elsewhere: nothing of what we do for it here goes on (decision 17)."""
         self._finder.abandon(session)
@@ -240,6 +285,7 @@ class ServingRole:
         shown = (*session.withdrawn, *session.anchors)
         session.withdrawn = tuple(anchor for anchor in shown if not any(map(anchor.is_same_as, anchors)))
         session.anchors = anchors
+        self._note_released(session, now)
         session.phase = Phase.SERVING
         session.serving = None
         for anchor in anchors:
@@ -250,6 +296,30 @@ class ServingRole:
         core.declare(session, Continuation(session.key))
         # Nobody is promised anything by this: should it be lost, the host's next frame has it registered again.
         core.persist_soon(session, now)
+
+    def _note_released(self, session: Session, now: Instant) -> None:
+        """What the host has to forget it may go on using until its address runs out; those packets are answered."""
+        held = {session.prefix, *(prefix for anchor in session.anchors for prefix in anchor.prefixes)}
+        until = now.wall_s + self._domain.lifetimes.valid_s
+        released = {prefix: at for prefix, at in session.released.items() if at > now.wall_s}
+        for anchor in session.withdrawn:
+            released |= dict.fromkeys(anchor.prefixes, until)
+        session.released = {prefix: at for prefix, at in released.items() if prefix not in held}
+        if session.released:
+            first_s = min(session.released.values()) - now.wall_s
+            self._core.timers.set(("released", session.key), now.monotonic_s + max(first_s, 0.0))
+
+    def forget_released(self, session: Session, now: Instant) -> None:
+        """The host has forgotten an address of a prefix that was given up."""
+        if session.phase is Phase.SERVING:
+            self._note_released(session, now)
+            self._core.declare(session)
+            self._core.persist_soon(session, now)
+
+    def lose_anchor(self, session: Session, maar: IPv6Address, now: Instant) -> None:
+        """An anchor gives up what it anchors of this node."""
+        if session.phase is Phase.SERVING and any(anchor.maar == maar for anchor in session.anchors):
+            self._serve(session, tuple(anchor for anchor in session.anchors if anchor.maar != maar), now)
 
     def installed(self, session: Session, error: str | None, now: Instant) -> None:
         """The kernel forwards for the node: now it may hear of its routers (RFC 5213 section 6.7)."""
@@ -280,11 +350,9 @@ class ServingRole:
             )
             session.timeline = {}
 
-    def redeclare(self, key: str) -> None:
+    def redeclare(self, session: Session) -> None:
         """Ask the kernel once more for what it refused."""
-        session = self._core.sessions.get(key)
-        if session is not None:
-            self._core.declare(session, Continuation(session.key))
+        self._core.declare(session, Continuation(session.key))
 
     def advertise(self, session: Session, now: Instant) -> None:
         """It is time to renew what the node was promised."""

@@ -14,7 +14,7 @@ RFC 8885 calls a gateway S-MAAR for a node that is SERVING and P-MAAR for one th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
@@ -48,6 +48,7 @@ class Session:
     withdrawn: tuple[Anchor, ...] = ()  # anchors whose routers the host has still to be told to forget
     serving: IPv6Address | None = None  # who serves it, when AWAY
     others: tuple[IPv6Network, ...] = ()  # what else the node holds, as we were told when AWAY
+    released: dict[IPv6Network, float] = field(default_factory=dict)  # given up: wall time at which the host forgets it
     withheld: bool = False  # our own prefix is not shown to the node: it holds too many already
     ticks: int = 0  # newest timestamp accepted, from us or about us
     registered: bool = False  # the CMD has acknowledged what we serve
@@ -67,24 +68,31 @@ class Session:
     left_s: float = -1.0  # monotonic; when it was reported elsewhere
     timeline: dict[str, float] = field(default_factory=dict)  # monotonic seconds by phase of this handover
 
-    def forwarding(self) -> HostState:
-        """What should be true of this node in the kernel now."""
+    def forwarding(self, local_networks: tuple[IPv6Network, ...] = ()) -> HostState:
+        """What should be true of this node in the kernel now; ``local_networks`` are those behind this gateway."""
         here = self.interface is not None
-        entries: list[PrefixEntry] = []
         if here and self.phase is Phase.SERVING:
-            # Imported prefixes first: the flows that are waiting for this run through them.
-            entries += [
-                PrefixEntry(prefix, Role.IMPORTED, anchor.router, anchor.maar)
-                for anchor in self.anchors
-                for prefix in anchor.prefixes
-            ]
-            entries.append(PrefixEntry(self.prefix, Role.ANCHORED, self.router))
+            entries = self._here()
         else:
+            entries = []
             if self.serving is not None:
-                entries.append(PrefixEntry(self.prefix, Role.EXPORTED, None, self.serving))
+                exported = PrefixEntry(self.prefix, Role.EXPORTED, None, self.serving)
+                if local_networks:
+                    exported = replace(exported, local_networks=local_networks, others=self.others)
+                entries.append(exported)
             if here and self.phase is Phase.REGISTERING:
                 entries.append(PrefixEntry(self.prefix, Role.PREPARED, self.router))
         return HostState(self.key, self.mac if here else None, self.interface, tuple(entries))
+
+    def _here(self) -> list[PrefixEntry]:
+        """Imported prefixes first: the flows that are waiting for this run through them."""
+        entries = [
+            PrefixEntry(prefix, Role.IMPORTED, anchor.router, anchor.maar, local_networks=anchor.local_networks)
+            for anchor in self.anchors
+            for prefix in anchor.prefixes
+        ]
+        entries.append(PrefixEntry(self.prefix, Role.ANCHORED, self.router))
+        return entries + [PrefixEntry(prefix, Role.RELEASED) for prefix in self.released]
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
@@ -98,6 +106,7 @@ class Session:
             "interface": self.interface,
             "anchors": [anchor.to_json() for anchor in self.anchors],
             "others": [prefix_text(prefix) for prefix in self.others],
+            "released": {prefix_text(prefix): until for prefix, until in self.released.items()},
             "withheld": self.withheld,
             "serving": None if self.serving is None else address_text(self.serving),
             "ticks": self.ticks,
@@ -123,6 +132,7 @@ class Session:
             anchors=tuple(Anchor.from_json(anchor) for anchor in value["anchors"]),
             serving=None if value["serving"] is None else IPv6Address(value["serving"]),
             others=tuple(IPv6Network(prefix) for prefix in value.get("others", ())),
+            released={IPv6Network(prefix): until for prefix, until in value.get("released", {}).items()},
             withheld=value.get("withheld", False),
             ticks=value["ticks"],
             registered=value["registered"],

@@ -77,6 +77,7 @@ class Timing:
     dead_man_lifetimes: float = 3.0
     refuse_s: float = 30.0
     advertise_guard_s: float = 0.1
+    idle_release_s: float = 300.0  # an anchored prefix that is not used for so long is given up
 
 
 @dataclass(frozen=True, slots=True)
