@@ -37,18 +37,20 @@ STRANGER = IPv6Address("2001:db8:bad::1")
 PLAIN_FLAGS = BindingUpdateFlag.ACKNOWLEDGE | BindingUpdateFlag.HOME_REGISTRATION | BindingUpdateFlag.PROXY
 
 
+OPERATORS = ("a", "a", "b", "b", "c")  # of gw1 to gw5
+
+
 class Operators(Domain):
     """gw1 and gw2 are operator a's, gw3 and gw4 operator b's, gw5 is c's, who has agreed to nothing.
 
     Each operator's domain file names its own gateways, and the home LMA in the place of all others.
     """
 
-    OWNERS = {1: "a", 2: "a", 3: "b", 4: "b", 5: "c"}
-
     def __init__(self) -> None:
-        plain = domain_settings(len(self.OWNERS))
+        plain = domain_settings(len(OPERATORS))
         infos = [
-            replace(info, operator=self.OWNERS[number]) for number, info in enumerate(plain.gateways.values(), 1)
+            replace(info, operator=operator, local_networks=(IPv6Network(f"fd00:{operator}::/48"),))
+            for info, operator in zip(plain.gateways.values(), OPERATORS, strict=True)
         ]
         everybody = replace(plain, gateways={info.address: info for info in infos})
         super().__init__(settings=everybody)
@@ -138,9 +140,7 @@ class PlainLma:
     def acks(self, since: int = 0) -> list[BindingAcknowledgement]:
         """Every PBA sent since so many messages, as it is on the wire."""
         return [
-            ack
-            for send in self.sent[since:]
-            if isinstance(ack := decode(encode(send.message)), BindingAcknowledgement)
+            ack for send in self.sent[since:] if isinstance(ack := decode(encode(send.message)), BindingAcknowledgement)
         ]
 
     def ask(self, source: IPv6Address = MAG1, **changes: object) -> BindingAcknowledgement:

@@ -6,17 +6,19 @@ from ipaddress import IPv6Network
 
 import pytest
 from domain import CENTRAL
-from lma_domain import Operators
+from lma_domain import LMA, OPERATORS, PLAIN_FLAGS, POOL, Operators, PlainLma, prefixes
 from test_roaming import MAC, acks, entries, updates
 
 from anchord.declared import HostState, PrefixEntry, Role
 from anchord.protocol.inputs import HostSeen
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase
+from anchord.protocol.settings import LmaInfo, LmaSettings
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, BindingUpdateFlag, Status
 from anchord.wire.options import (
     DlifLinkLayerAddress,
     HomeNetworkPrefix,
+    LocalPrefix,
     PreviousMaar,
     ServingMaar,
     UnknownOption,
@@ -35,7 +37,7 @@ def own_prefix(domain: Operators, number: int) -> IPv6Network:
 
 def heard_across_operators(domain: Operators) -> list[tuple[object, Send]]:
     """Messages between gateways of different operators, and addresses of the others in any message."""
-    owner = {domain.address(number): operator for number, operator in domain.OWNERS.items()}
+    owner = {domain.address(number): operator for number, operator in enumerate(OPERATORS, 1)}
     found: list[tuple[object, Send]] = []
     for sender, send in domain.sent:
         named = {send.destination, sender} - {CENTRAL}
@@ -57,9 +59,7 @@ def test_p7_a_session_moves_to_another_operator_through_two_tunnels_in_series() 
     (session,) = domain.gw[1].sessions.values()
     face = session.router
     assert entries(domain, 1) == (PrefixEntry(old, Role.EXPORTED, None, CENTRAL),)
-    assert transit(domain) == (
-        PrefixEntry(old, Role.TRANSIT, None, peer=domain.address(3), anchor=domain.address(1)),
-    )
+    assert transit(domain) == (PrefixEntry(old, Role.TRANSIT, None, peer=domain.address(3), anchor=domain.address(1)),)
     imported, anchored = entries(domain, 3)
     assert imported == PrefixEntry(old, Role.IMPORTED, face, CENTRAL)  # the old gateway's own face
     assert (anchored.prefix, anchored.role) == (new, Role.ANCHORED)
@@ -85,6 +85,15 @@ def test_p7_within_an_operator_gateways_tunnel_to_each_other() -> None:
     domain.host_at(2, MAC)
     assert entries(domain, 2)[0].peer == domain.address(1) and entries(domain, 1)[0].peer == domain.address(2)
     assert transit(domain) == ()
+
+
+def test_p7_local_networks_are_for_gateways_of_the_same_operator() -> None:
+    domain = Operators()
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+    (near,) = acks(domain, CENTRAL, domain.address(2))
+    (far,) = acks(domain, CENTRAL, domain.address(3))
+    assert near.all(LocalPrefix) and not far.all(LocalPrefix)
 
 
 def test_p7_two_anchors_behind_the_lma_keep_their_own_faces() -> None:
@@ -204,8 +213,6 @@ def test_operators_have_domain_files_of_their_own_and_none_is_compared() -> None
 
 
 def test_row_33_an_lma_that_stands_between_nobody_refuses_d() -> None:
-    from lma_domain import PLAIN_FLAGS, PlainLma
-
     lma = PlainLma()
     ack = lma.ask(flags=PLAIN_FLAGS | BindingUpdateFlag.DISTRIBUTED)
     assert ack.status == Status.ADMINISTRATIVELY_PROHIBITED and not lma.lma.bindings
@@ -213,10 +220,6 @@ def test_row_33_an_lma_that_stands_between_nobody_refuses_d() -> None:
 
 @pytest.mark.parametrize("operator", [1, 3])
 def test_a_gateway_may_be_a_plain_mag_of_the_lma_as_well(operator: int) -> None:
-    from lma_domain import LMA, POOL, PlainLma, prefixes
-
-    from anchord.protocol.settings import LmaInfo, LmaSettings
-
     domain = Operators()
     lma = PlainLma(LmaSettings(LmaInfo("home", LMA, (POOL,)), domain.settings, operators=("a", "b")))
     ack = lma.ask(domain.address(operator))

@@ -28,6 +28,7 @@ from anchord.protocol.settings import CentralSettings, LmaSettings
 from anchord.protocol.timers import Instant
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
 from anchord.wire.options import (
+    LocalPrefix,
     MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
     Option,
@@ -98,15 +99,18 @@ class Between:
         if not isinstance(message, BindingUpdate | BindingAcknowledgement):
             return send
         operator = self._operators.get(send.destination)
-        options = tuple(self._hidden(option, operator) for option in message.options)
-        return Send(send.destination, replace(message, options=options))
-
-    def _hidden(self, option: Option, operator: str | None) -> Option:
-        if isinstance(option, PreviousMaar) and self._operators.get(option.maar) != operator:
-            return PreviousMaar(self._me, option.prefix)
-        if isinstance(option, ServingMaar) and self._operators.get(option.address) != operator:
-            return ServingMaar(self._me)
-        return option
+        options: list[Option] = []
+        hidden = False  # whether the group that is being read is another operator's
+        for option in message.options:
+            if isinstance(option, PreviousMaar):
+                hidden = self._operators.get(option.maar) != operator
+                options.append(PreviousMaar(self._me, option.prefix) if hidden else option)
+            elif isinstance(option, ServingMaar) and self._operators.get(option.address) != operator:
+                options.append(ServingMaar(self._me))
+            elif not (isinstance(option, LocalPrefix) and hidden):
+                # Local networks are their operator's own: what is in transit is the node's prefix alone.
+                options.append(option)
+        return Send(send.destination, replace(message, options=tuple(options)))
 
     # Forwarding
 

@@ -78,7 +78,6 @@ class Outbox:
             return message
         return None
 
-
     def unrecognized(self, event: MessageReceived) -> None:
         """A type of message that means nothing here (RFC 6275 section 9.2)."""
         self.counters.of(event.source).drop("unknown-type")

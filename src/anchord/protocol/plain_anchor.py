@@ -140,8 +140,10 @@ class PlainAnchor(Outbox):
         message = self.admit(event, now)
         if isinstance(message, BindingUpdate):
             self._update(message, event.source, now)
-        elif message is not None:
+        elif isinstance(message, BindingAcknowledgement):
             self.counters.of(event.source).drop("unmatched-ack")  # we ask nobody
+        elif message is not None:
+            self.unrecognized(event)
 
     def _update(self, update: BindingUpdate, source: IPv6Address, now: Instant) -> None:
         request = self._check(update, source, now)
