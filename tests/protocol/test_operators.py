@@ -58,7 +58,8 @@ def test_p7_a_session_moves_to_another_operator_through_two_tunnels_in_series() 
     new = own_prefix(domain, 3)
     (session,) = domain.gw[1].sessions.values()
     face = session.router
-    assert entries(domain, 1) == (PrefixEntry(old, Role.EXPORTED, None, CENTRAL),)
+    (exported,) = entries(domain, 1)
+    assert (exported.prefix, exported.role, exported.peer) == (old, Role.EXPORTED, CENTRAL)
     assert transit(domain) == (PrefixEntry(old, Role.TRANSIT, None, peer=domain.address(3), anchor=domain.address(1)),)
     imported, anchored = entries(domain, 3)
     assert imported == PrefixEntry(old, Role.IMPORTED, face, CENTRAL)  # the old gateway's own face
