@@ -60,6 +60,10 @@ class Between:
         """Whether ``address`` is a gateway of an operator that has agreed to this LMA."""
         return address in self._operators
 
+    def forwarding(self) -> dict[str, HostState]:
+        """What should be true in the kernel now, by session."""
+        return dict(self._declared)
+
     def restore(self, store: dict[str, dict[str, dict[str, Any]]], now: Instant) -> list[Output]:
         """Take over what an earlier process had persisted, and declare it again."""
         outputs = self._carry(self.central.restore(store, now))

@@ -15,6 +15,7 @@ import itertools
 from ipaddress import IPv6Network
 from typing import Any
 
+from anchord.declared import HostState
 from anchord.protocol.between import Between
 from anchord.protocol.binding import Binding
 from anchord.protocol.counters import Counters, PeerCounters
@@ -52,6 +53,11 @@ class Lma:
     def bindings(self) -> dict[str, Binding]:
         """Sessions between operators, by session key; for reading only."""
         return self._between.central.bindings
+
+    def forwarding(self) -> dict[str, HostState]:
+        """What should be true in the kernel now, by session."""
+        plain = {key: binding.forwarding() for key, binding in self._plain.bindings.items()}
+        return {**plain, **self._between.forwarding()}
 
     def resting(self) -> dict[IPv6Network, float]:
         """Prefixes that were given back, and the wall-clock second at which each is free again."""
