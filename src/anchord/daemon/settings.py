@@ -72,6 +72,7 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
         strict_8885=config.strict_8885,
         timestamps=pmip.timestamp_based_approach_in_use,
         lmas=lmas,
+        resolvers=config.resolvers,
     )
 
 

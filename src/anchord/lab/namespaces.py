@@ -34,6 +34,10 @@ from anchord.lab.topology import (
 _CORE_INDEX = 1000
 _SWITCH_INDEX = 2000
 
+# Frames that wait for the process that is the cable. It can be held up for 50 ms, because the scheduler leaves others a
+# twentieth of each second: with the default, 1,000, more than 20,000 frames a second would then not fit.
+_TAP_QUEUE = 10_000
+
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -128,7 +132,7 @@ def _ends_of_delayed_links(topology: Topology) -> dict[str, list[str]]:
         ends = ((node, interface_towards_core(topology.nodes()[node])), (CORE, core_port(node)))
         for end, interface in ends:
             commands.setdefault(end, []).append(f"tuntap add dev {interface} mode tap")
-            commands[end].append(f"link set {interface} mtu {topology.core_mtu}")
+            commands[end].append(f"link set {interface} mtu {topology.core_mtu} txqueuelen {_TAP_QUEUE}")
     return commands
 
 
