@@ -50,7 +50,7 @@ from anchord.daemon.configfile import (
 
 __all__ = [
     "Central", "ConfigError", "Directory", "DomainConfig", "Gateway", "Lifetimes", "Limits", "Lma", "NodeConfig",
-    "Pmip", "Table", "Timers", "load_domain", "load_node", "parse_toml",
+    "Pmip", "Policy", "Table", "Timers", "load_domain", "load_node", "parse_toml",
 ]  # fmt: skip
 
 # What the node file of a central database or a directory may call it; no gateway may have these names.
@@ -95,6 +95,11 @@ def _listed(value: object) -> str:
     return value
 
 
+def _policy_host(value: object) -> bytes:
+    """A MAC address; empty: any."""
+    return b"" if value == "any" else mac_address(value)
+
+
 def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
     if not value:
         raise ValueError("is empty, expected at least one")
@@ -110,6 +115,7 @@ def _few_resolvers(value: tuple[Any, ...]) -> tuple[Any, ...]:
 NodeName = Annotated[str, BeforeValidator(_node_name)]
 Secret = Annotated[bytes, BeforeValidator(_secret)]
 Listed = Annotated[str, BeforeValidator(_listed)]
+PolicyHost = Annotated[bytes, BeforeValidator(_policy_host)]
 
 
 class Central(Table):
@@ -161,6 +167,15 @@ class Lma(Table):
     stands_for: tuple[Pool, ...] = text(
         (), "a list of IPv6 prefixes of /64 or shorter", "Pools of other operators, whose gateways it hides"
     )
+
+
+class Policy(Table):
+    """Hosts that one LMA anchors, by plain Proxy Mobile IPv6: the gateway they are at is their MAG."""
+
+    hosts: Annotated[tuple[PolicyHost, ...], AfterValidator(_not_empty)] = text(
+        ..., "a list of MAC addresses, or ['any']", "Whom it is for; 'any': all that no other policy names"
+    )
+    lma: NodeName = text(..., "the name of an LMA", "Who anchors them")
 
 
 class Lifetimes(Table):
@@ -301,6 +316,7 @@ class DomainConfig(Table):
     directory: Directory | None = Field(None, description="The directory; only for finder = 'directory'")
     gateways: dict[NodeName, Gateway] = Field(..., description="The gateways, each under its name")
     lmas: dict[NodeName, Lma] = Field(default_factory=dict, description="Local Mobility Anchors, each under its name")
+    policy: tuple[Policy, ...] = Field((), description="Hosts that an LMA anchors")
     lifetimes: Lifetimes = Field(default_factory=Lifetimes)
     timers: Timers = Field(default_factory=Timers)
     limits: Limits = Field(default_factory=Limits)
@@ -314,6 +330,7 @@ class DomainConfig(Table):
             yield ("gateways",), "is empty, expected at least one gateway"
         yield from _strange_names(raw)
         yield from _strange_operators(raw)
+        yield from _strange_policies(raw)
         yield from _finder_table(raw)
         addresses, own = list(_addresses(raw)), list(_prefixes(raw, "pools", pool))
         pools = [*own, *_prefixes(raw, "pools", pool, "lmas")]
@@ -535,6 +552,25 @@ def _strange_operators(raw: Mapping[str, Any]) -> Iterator[Conflict]:
             if operator not in known:
                 expected = f"one of {', '.join(known)}" if known else "gateways with an operator"
                 yield ("lmas", name, "operators", index), f"is {shown(operator)}, expected {expected}"
+
+
+def _strange_policies(raw: Mapping[str, Any]) -> Iterator[Conflict]:
+    """Each host has one policy, whose LMA is one of the domain."""
+    policies = raw.get("policy")
+    seen: dict[bytes, Place] = {}
+    for index, table in enumerate(policies if isinstance(policies, list) else []):
+        if not isinstance(table, Mapping):
+            continue
+        lma, hosts = table.get("lma"), table.get("hosts")
+        if isinstance(lma, str) and lma not in _tables(raw, "lmas"):
+            expected = ", ".join(_tables(raw, "lmas")) or "a table [lmas.NAME]"
+            yield ("policy", index, "lma"), f"{lma!r} is no LMA of the domain, expected {expected}"
+        for place, host in enumerate(hosts if isinstance(hosts, list) else []):
+            where: Place = ("policy", index, "hosts", place)
+            known = tolerant(_policy_host, host)
+            first = where if known is None else seen.setdefault(known, where)
+            if first != where:
+                yield where, f"{host!r} is in {dotted(first)} already, expected each host once"
 
 
 def _finder_table(raw: Mapping[str, Any]) -> Iterator[Conflict]:

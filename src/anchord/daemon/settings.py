@@ -72,6 +72,9 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
         strict_8885=config.strict_8885,
         timestamps=pmip.timestamp_based_approach_in_use,
         lmas=lmas,
+        fixed_anchors={host: config.lmas[p.lma].address for p in config.policy for host in p.hosts},
+        fixed_link_local=pmip.fixed_mag_link_local_address_on_all_access_links,
+        fixed_mac=pmip.fixed_mag_link_layer_address_on_all_access_links,
         resolvers=config.resolvers,
     )
 

@@ -117,7 +117,9 @@ class AnchoringRole:
             self._refuse(update, source, verdict, now)
             return
         session = self._core.sessions.get(verdict.key)
-        if update.lifetime_s == 0:
+        if session is not None and session.is_fixed:
+            self._refuse(update, source, Status.NOT_LMA_FOR_THIS_MOBILE_NODE, now)  # its LMA is, by policy
+        elif update.lifetime_s == 0:
             self._end(verdict, session, now)
         elif session is None and verdict.direct:
             self._refuse(update, source, Status.NOT_LMA_FOR_THIS_MOBILE_NODE, now)

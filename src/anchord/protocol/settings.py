@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv6Address, IPv6Network
 
+NONE = IPv6Address(0)
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayInfo:
@@ -128,6 +130,9 @@ class DomainSettings:
     strict_8885: bool = False  # True: options 69, 70, 66 in PBAs only (decision 2)
     timestamps: bool = True  # TimestampBasedApproachInUse, RFC 5213 section 9.3
     lmas: Mapping[IPv6Address, LmaInfo] = field(default_factory=dict)  # by address
+    fixed_anchors: Mapping[bytes, IPv6Address] = field(default_factory=dict)  # LMAs by MAC address; b"": of all others
+    fixed_link_local: IPv6Address = NONE  # FixedMAGLinkLocalAddressOnAllAccessLinks; all-zero: none
+    fixed_mac: bytes = bytes(6)  # FixedMAGLinkLayerAddressOnAllAccessLinks; all-zero: none
     resolvers: tuple[IPv6Address, ...] = ()  # announced to hosts (RFC 8106)
 
     def anchor_of(self, prefix: IPv6Network) -> GatewayInfo | None:
@@ -136,6 +141,11 @@ class DomainSettings:
             if gateway.owns(prefix):
                 return gateway
         return None
+
+    def fixed_anchor_of(self, mac: bytes) -> LmaInfo | None:
+        """The LMA that anchors everything of this node, by policy; None: RFC 8885 anchors it."""
+        address = self.fixed_anchors.get(mac) or self.fixed_anchors.get(b"")
+        return self.lmas[address] if address is not None and self.mobility else None
 
     def may_anchor(self, address: IPv6Address, prefix: IPv6Network) -> bool:
         """Whether ``prefix`` can be reached through ``address``: out of its pool, or one that an LMA stands for."""
