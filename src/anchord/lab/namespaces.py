@@ -15,6 +15,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import IPv6Interface
 from pathlib import Path
 
 from anchord.lab.errors import LabError
@@ -26,6 +27,7 @@ from anchord.lab.topology import (
     Kind,
     Topology,
     interface_towards_core,
+    local_interface,
     router_on,
 )
 
@@ -88,7 +90,7 @@ def build(lab: str, topology: Topology) -> None:
     _ip([f"netns add {namespace_name(lab, node)}" for node in nodes])
     for node, kind in nodes.items():
         _write_sysctls(namespace_name(lab, node), _sysctls_before_links(topology, node, kind))
-    _ip([*_core_links(lab, topology), *_access_links(lab, topology)])
+    _ip([*_core_links(lab, topology), *_local_links(lab, topology), *_access_links(lab, topology)])
     for node, commands in _ends_of_delayed_links(topology).items():
         _ip(commands, namespace_name(lab, node))
     for node, kind in nodes.items():
@@ -122,6 +124,15 @@ def _core_links(lab: str, topology: Topology) -> Iterator[str]:
             f"link add name {core_port(node)} index {index} netns {namespace_name(lab, CORE)} {mtu} type veth"
             f" peer name {interface_towards_core(nodes[node])} netns {namespace_name(lab, node)} {mtu}"
         )
+
+
+def _local_links(lab: str, topology: Topology) -> Iterator[str]:
+    for gateway in topology.gateways:
+        for node in topology.behind(gateway):
+            yield (
+                f"link add name {local_interface(node.name)} netns {namespace_name(lab, gateway)} type veth"
+                f" peer name {HOST_INTERFACE} netns {namespace_name(lab, node.name)}"
+            )
 
 
 def _ends_of_delayed_links(topology: Topology) -> dict[str, list[str]]:
@@ -195,13 +206,22 @@ def _setup(topology: Topology, node: str, kind: Kind) -> list[str]:
         return [*commands, f"link set {HOST_INTERFACE} up"]
     if kind is Kind.GATEWAY:
         commands += [f"link set {link.interface} up" for link in topology.gateways[node].links]
-    interface, address = interface_towards_core(kind), topology.on_core()[node]
+        for local in topology.behind(node):
+            commands.append(f"link set {local_interface(local.name)} up")
+            commands.append(f"addr add {router_on(local.network)}/64 dev {local_interface(local.name)} nodad")
+    interface, address = interface_towards_core(kind), _address(topology, node)
     return [
         *commands,
         f"link set {interface} up",
         f"addr add {address} dev {interface} nodad",
         f"route add default via {router_on(address.network)} dev {interface}",
     ]
+
+
+def _address(topology: Topology, node: str) -> IPv6Interface:
+    """A node's address on its only link, or on that to the core."""
+    local = topology.correspondents.get(node)
+    return topology.on_core()[node] if local is None else IPv6Interface((local.address, 64))
 
 
 def _setup_core(topology: Topology) -> list[str]:
@@ -213,6 +233,11 @@ def _setup_core(topology: Topology) -> list[str]:
     for anchor in topology.anchors():
         for pool in anchor.pools:
             commands.append(f"route add {pool} via {anchor.address} dev {core_port(anchor.name)}")
+    for gateway in topology.gateways:
+        for local in topology.behind(gateway):
+            # A local network is nobody's business beyond its gateway: not to, and not from it.
+            commands.append(f"route add prohibit {local.network}")
+            commands.append(f"rule add from {local.network} prohibit")
     return commands
 
 

@@ -170,11 +170,17 @@ Daemon = Gateway | Central | Directory | Lma
 
 @dataclass(frozen=True, slots=True)
 class Correspondent:
-    """A node on the far side of the core that mobile nodes talk to."""
+    """A node that mobile nodes talk to: on the far side of the core, or on a local network ``behind`` a gateway."""
 
     name: str
     address: IPv6Address
     delay_ms: float = 0.0
+    behind: str | None = None
+
+    @property
+    def network(self) -> IPv6Network:
+        """The /64 of its link."""
+        return IPv6Interface((self.address, 64)).network
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +315,10 @@ class Topology:
         """Every node with a link to the core router, and its address and prefix length there."""
         return {node.name: IPv6Interface((node.address, 64)) for node in self._core_nodes()}
 
+    def behind(self, gateway: str) -> list[Correspondent]:
+        """Who is on a local network of that gateway; each has a link of its own, called as ``local_interface`` says."""
+        return [node for node in self.correspondents.values() if node.behind == gateway]
+
     def delays(self) -> dict[str, float]:
         """The one-way delay of each core link that has one, in ms, by the node at its end."""
         return {node.name: node.delay_ms for node in self._core_nodes() if node.delay_ms}
@@ -336,7 +346,7 @@ class Topology:
         return self.hosts[name]
 
     def _core_nodes(self) -> list[Daemon | Correspondent]:
-        return [*self.daemon_nodes(), *self.correspondents.values()]
+        return [*self.daemon_nodes(), *(node for node in self.correspondents.values() if node.behind is None)]
 
 
 def numbered(letter: str, number: int) -> IPv6Address:
@@ -371,6 +381,11 @@ def _server(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_address(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, "address": IPv6Address(plain["address"])}
+
+
+def local_interface(correspondent: str) -> str:
+    """A gateway's interface towards a correspondent that is behind it."""
+    return f"lan-{correspondent}"
 
 
 def _gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
@@ -454,6 +469,11 @@ def _name_problems(topology: Topology) -> Iterator[Problem]:
                     f"{name!r} is no node name, expected [a-z] and up to 7 more [a-z0-9]",
                 )
             taken.setdefault(name, f"one of the {table}")
+    for node in topology.correspondents.values():
+        if node.behind is not None and node.behind not in topology.gateways:
+            yield ("correspondents", node.name, "behind"), str(unknown("gateway", node.behind, topology.gateways))
+        if node.behind is not None and node.delay_ms:
+            yield ("correspondents", node.name, "delay_ms"), "is not for a link behind a gateway, expected none"
     for gateway in topology.gateways.values():
         where = ("gateways", gateway.name, "access")
         for access in gateway.access:
@@ -476,7 +496,8 @@ def _pool_problems(topology: Topology) -> Iterator[Problem]:
 def _address_problems(topology: Topology) -> Iterator[Problem]:
     links: dict[IPv6Network, str] = {}
     pools = [(node.name, pool) for node in topology.anchors() for pool in node.pools]
-    for name, interface in topology.on_core().items():
+    local = {node.name: IPv6Interface((node.address, 64)) for node in topology.correspondents.values() if node.behind}
+    for name, interface in {**topology.on_core(), **local}.items():
         link = interface.network
         where = (*place(topology, name), "address")
         if link in links:

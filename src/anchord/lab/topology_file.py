@@ -125,6 +125,7 @@ class CorrespondentTable(Table):
     """``[correspondents.NAME]``."""
 
     address: GlobalAddress | None = text(None, _ADDRESS, "Its address on its core link, a /64 of its own")
+    behind: str | None = text(None, "the name of a gateway", "It is on a local network of that gateway")
     delay_ms: float = _delay()
 
 
@@ -262,7 +263,8 @@ def _server(value: object, address: IPv6Address) -> dict[str, Any]:
 
 def _correspondent(name: str, number: int, table: Mapping[str, Any]) -> Correspondent:
     address = _read(global_address, table, "address", numbered("c", number))
-    return Correspondent(name, address, _milliseconds(table))
+    behind = table.get("behind")
+    return Correspondent(name, address, _milliseconds(table), behind if isinstance(behind, str) else None)
 
 
 def _host(name: str, _number: int, table: Mapping[str, Any]) -> Host:
