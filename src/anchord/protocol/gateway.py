@@ -180,7 +180,7 @@ class Gateway:
             "persist": self._of_session(lambda session, now: core.persist(session)),
             "listen": self._of_session(lambda session, now: core.ignore(session)),
             "idle": self._of_session(lambda session, now: self._releasing.due(session)),
-            "rested": lambda prefix, now: core.emit(Persist("resting", prefix, None)),
+            "rested": self._rested,
             "heed": self._heed,
         }
 
@@ -191,6 +191,10 @@ class Gateway:
                 act(session, now)
 
         return on_timer
+
+    def _rested(self, prefix: str, now: Instant) -> None:
+        self._core.pool.rested(IPv6Network(prefix))
+        self._core.emit(Persist("resting", prefix, None))
 
     def _heed(self, place: str, now: Instant) -> None:
         """``place``: interface and MAC address."""
