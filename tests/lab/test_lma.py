@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import closing
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 
-from lab_scenes import Flow, address_of, binding, correspondent, move, peer, ping, routers, show, topology, wait_for
+import pytest
+from lab_scenes import (
+    Flow,
+    address_of,
+    binding,
+    correspondent,
+    drained,
+    frames_at,
+    move,
+    peer,
+    ping,
+    routers,
+    show,
+    topology,
+    wait_for,
+)
 
 from anchord.lab.domain import Domain
 from anchord.lab.topology import Topology, numbered_lma
@@ -95,6 +110,22 @@ def test_plain_pmipv6_a_host_keeps_address_and_tcp_session(lab_name: str) -> Non
         # The other host knows nothing of it all.
         theirs = usable(domain, "mn2", domain.topology.gateways["gw1"].pools[0])
         ping(domain, "mn2", theirs, correspondent(domain))
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["by default", "switched on"])
+def test_row_116_hosts_of_one_mag_reach_each_other_through_the_lma_or_directly(lab_name: str, local: bool) -> None:
+    everybody = {"policy": [{"hosts": ["any"], "lma": "home"}], "pmip": {"enable_mag_local_routing": local}}
+    with Domain.up(dataclasses.replace(mags(), domain=everybody), lab_name) as domain:
+        pool = domain.topology.lmas["home"].pools[0]
+        one, other = usable(domain, "mn1", pool), usable(domain, "mn2", pool)
+        with frames_at(domain, "gw1", "core0") as core:
+            ping(domain, "mn1", one, other)
+            ends = {IPv6Address(one).packed, IPv6Address(other).packed}
+            tunnelled = [frame for frame in drained(core) if {frame[62:78], frame[78:94]} == ends]
+            assert bool(tunnelled) is not local
+            ping(domain, "mn1", one, correspondent(domain))  # the rest of the world stays the LMA's business
+            there = IPv6Address(correspondent(domain)).packed
+            assert any({frame[62:78], frame[78:94]} == {IPv6Address(one).packed, there} for frame in drained(core))
 
 
 def test_a_restarted_lma_goes_on(lab_name: str) -> None:
