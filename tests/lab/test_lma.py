@@ -173,7 +173,7 @@ def test_p7_a_session_moves_between_operators_and_lives(lab_name: str) -> None:
             assert addresses[others] not in {row["peer"] for row in show(domain, name, "peers")}
 
 
-def test_p7_57_an_operator_without_an_agreement_is_refused(lab_name: str) -> None:
+def test_row_57_an_operator_without_an_agreement_is_refused(lab_name: str) -> None:
     with Domain.up(operators(), lab_name) as domain:
         keep_apart(domain)
         domain.wait_served("mn1", "gw1", 10)

@@ -277,7 +277,7 @@ def test_row_101_103_a_refused_node_gets_no_advertisement_and_no_forwarding(stat
     assert domain.shown == [] and entries(domain, 1) == () and len(asked(domain, 1)) == 1
 
 
-def test_row_101_157_is_asked_again_at_once_with_the_time_of_now() -> None:
+def test_row_101_status_157_is_asked_again_at_once_with_the_time_of_now() -> None:
     domain = Plain()
     domain.skew[domain.address(2)] = -0.2
     domain.host_at(1, MAC)
@@ -289,7 +289,7 @@ def test_row_101_157_is_asked_again_at_once_with_the_time_of_now() -> None:
     assert shown_last(domain, 2).prefixes[0].prefix == home(domain)
 
 
-def test_row_102_155_to_a_refresh_asks_for_another_prefix_and_withdraws_the_old_one() -> None:
+def test_row_102_status_155_to_a_refresh_asks_for_another_prefix_and_withdraws_the_old_one() -> None:
     domain = Plain()
     domain.host_at(1, MAC, address=IPv6Address("fe80::1234"))
     old = home(domain)

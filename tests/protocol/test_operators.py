@@ -170,7 +170,7 @@ def test_p7_a_restarted_lma_declares_the_transit_again() -> None:
     assert entries(domain, 2)[0].peer == domain.address(1)
 
 
-def test_p7_57_an_operator_without_an_agreement_is_refused() -> None:
+def test_row_57_an_operator_without_an_agreement_is_refused() -> None:
     domain = Operators()
     domain.host_at(1, MAC)
     domain.host_at(5, MAC)

@@ -316,7 +316,7 @@ class DomainConfig(Table):
     directory: Directory | None = Field(None, description="The directory; only for finder = 'directory'")
     gateways: dict[NodeName, Gateway] = Field(..., description="The gateways, each under its name")
     lmas: dict[NodeName, Lma] = Field(default_factory=dict, description="Local Mobility Anchors, each under its name")
-    policy: tuple[Policy, ...] = Field((), description="Hosts that an LMA anchors")
+    policy: tuple[Policy, ...] = text((), "a list of tables", "Hosts that an LMA anchors")
     lifetimes: Lifetimes = Field(default_factory=Lifetimes)
     timers: Timers = Field(default_factory=Timers)
     limits: Limits = Field(default_factory=Limits)

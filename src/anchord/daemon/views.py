@@ -75,7 +75,7 @@ def _session_row(session: Session, gateway: Gateway, now: Instant) -> Row:
         "state": session.phase.value,
         "interface": session.interface,
         "serving": str(gateway.settings.me.address if here else session.serving or "") or None,
-        "prefix": str(session.prefix),
+        "prefix": None if session.is_fixed else str(session.prefix),
         "router": {"mac": mac_text(session.router.mac), "address": str(session.router.address)},
         "anchors": [
             {"gateway": str(anchor.maar), "prefixes": [str(prefix) for prefix in anchor.prefixes]}
