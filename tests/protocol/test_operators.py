@@ -146,7 +146,7 @@ def test_p7_what_the_lmas_kernel_refuses_is_not_promised() -> None:
     domain.host_at(3, MAC)
     (answer,) = acks(domain, CENTRAL, domain.address(3))
     assert answer.status == Status.INSUFFICIENT_RESOURCES and not answer.all(PreviousMaar)
-    assert not domain.gw[3].sessions and domain.lma.counters.local == {"forwarding.failed": 1}
+    assert not domain.gw[3].sessions and domain.lma.counters.local["forwarding.failed"]
 
 
 def test_p7_the_end_of_the_session_ends_it_with_every_operator() -> None:

@@ -82,38 +82,21 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
 def gateway_settings(config: NodeConfig) -> GatewaySettings:
     """A gateway as the protocol knows it."""
     domain = domain_settings(config.domain)
+    listed = None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
     return GatewaySettings(
         me=domain.gateways[config.address],
         domain=domain,
         mtu=core_mtu(config.core) - TUNNEL_BYTES,
         ignore=frozenset(config.ignore),
-        listed=_listed(config),
+        listed=listed,
         neighbours=tuple(config.domain.gateways[name].address for name in config.neighbours),
     )
 
 
 def central_settings(config: NodeConfig) -> CentralSettings:
     """The CMD as the protocol knows it."""
-    return CentralSettings(domain_settings(config.domain), _listed(config))
-
-
-def lma_settings(config: NodeConfig) -> LmaSettings:
-    """An LMA as the protocol knows it."""
-    domain = domain_settings(config.domain)
-    return LmaSettings(
-        me=domain.lmas[config.address],
-        domain=domain,
-        mags=frozenset(config.lma.mags),
-        operators=config.lma.operators,
-        listed=_listed(config),
-        denied=frozenset(_identifier(entry) for entry in config.denied),
-    )
-
-
-def lma_peers(config: NodeConfig) -> dict[IPv6Address, str]:
-    """Whom an LMA hears and tunnels to, each with a name."""
-    gateways = {gateway.address: name for name, gateway in config.domain.gateways.items()}
-    return {address: str(address) for address in config.lma.mags} | gateways
+    listed = None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
+    return CentralSettings(domain_settings(config.domain), listed)
 
 
 def plane_settings(config: NodeConfig) -> PlaneSettings:
@@ -135,8 +118,24 @@ def plane_settings(config: NodeConfig) -> PlaneSettings:
     )
 
 
-def _listed(config: NodeConfig) -> frozenset[bytes] | None:
-    return None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
+def lma_settings(config: NodeConfig) -> LmaSettings:
+    """An LMA as the protocol knows it."""
+    domain = domain_settings(config.domain)
+    listed = None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
+    return LmaSettings(
+        me=domain.lmas[config.address],
+        domain=domain,
+        mags=frozenset(config.lma.mags),
+        operators=config.lma.operators,
+        listed=listed,
+        denied=frozenset(_identifier(entry) for entry in config.denied),
+    )
+
+
+def lma_peers(config: NodeConfig) -> dict[IPv6Address, str]:
+    """Whom an LMA hears and tunnels to, each with a name."""
+    gateways = {gateway.address: name for name, gateway in config.domain.gateways.items()}
+    return {address: str(address) for address in config.lma.mags} | gateways
 
 
 def core_mtu(interfaces: tuple[str, ...]) -> int:

@@ -167,14 +167,6 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class CentralSettings:
-    """The Central Mobility Database."""
-
-    domain: DomainSettings
-    listed: frozenset[bytes] | None = None  # MN identifiers that may register; None: any
-
-
-@dataclass(frozen=True, slots=True)
 class LmaSettings:
     """One Local Mobility Anchor.
 
@@ -188,3 +180,11 @@ class LmaSettings:
     operators: tuple[str, ...] = ()  # who has agreed that it stands between them
     listed: frozenset[bytes] | None = None  # MN identifiers that may register; None: any
     denied: frozenset[bytes] = frozenset()  # MN identifiers that are known here, and not entitled to mobility
+
+
+@dataclass(frozen=True, slots=True)
+class CentralSettings:
+    """The Central Mobility Database."""
+
+    domain: DomainSettings
+    listed: frozenset[bytes] | None = None  # MN identifiers that may register; None: any
