@@ -210,7 +210,11 @@ def test_all_errors_of_both_files_in_one_pass(files: Path) -> None:
         ),
         ("gw2", "g w", ["gateways.g w: is 'g w', expected a name of 1 to 32 letters, digits, '-' and '_'"]),
         ("gw2", "cmd", ["gateways.cmd: 'cmd' means the central database, expected another name"]),
-        ("[central]", "[central]\nmode = 'relay'", ["central.mode: is 'relay', expected 'proxy'"]),
+        (
+            "[central]",
+            "[central]\nmode = 'tunnel'",
+            ["central.mode: is 'tunnel', expected 'proxy', 'relay' or 'locator'"],
+        ),
         (
             "[central]", "[lifetimes]\npreferred_s = 700\n[central]",
             ["lifetimes.preferred_s: is 700, expected at most valid_s (600)"],

@@ -425,7 +425,7 @@ def test_limits_of_sessions_and_of_prefixes_in_one() -> None:
     assert lma.ask(HomeNetworkPrefix=many).status == Status.INSUFFICIENT_RESOURCES
     assert lma.ask().status == 0
     assert lma.ask(mn=b"mn2@example").status == Status.INSUFFICIENT_RESOURCES
-    assert lma.lma.counters.local == {"limit.prefixes": 1, "limit.bindings": 1}
+    assert lma.lma.counters.local == {"limit.asked-prefixes": 1, "limit.bindings": 1}
 
 
 def test_a_restarted_lma_goes_on_where_it_was() -> None:

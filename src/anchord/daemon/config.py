@@ -122,9 +122,15 @@ class Central(Table):
     """The central database (CMD) of RFC 8885."""
 
     address: GlobalAddress = text(..., "a global IPv6 unicast address", "Where the gateways register")
-    mode: Literal["proxy"] = text(
-        "proxy", "'proxy'", "How anchors are told of a handover: proxy is RFC 8885 section 3.4, answer first"
-    )
+    mode: Literal["proxy", "relay", "locator"] = text(
+        "proxy", "'proxy', 'relay' or 'locator'",
+        "How anchors are told of a handover (RFC 8885): proxy answers first (3.4), relay gathers their answers (3.2), "
+        "locator also has them answer the new gateway (3.3)",
+    )  # fmt: skip
+    idle_release: Literal["accept", "refuse"] = text(
+        "accept", "'accept' or 'refuse'",
+        "Whether an anchor may give up a prefix that nobody uses; refuse is RFC 8885 section 3.5 to the letter",
+    )  # fmt: skip
 
 
 class Directory(Table):
@@ -227,6 +233,10 @@ class Timers(Table):
         30, 1, 3600, "seconds", "Before a refresh, a host not heard for so long is probed (three solicitations)"
     )
 
+    update_notification_replay_ms: int = whole(
+        1000, 500, 5000, "milliseconds", "MIN_DELAY_BETWEEN_UPDATE_NOTIFICATION_REPLAY (RFC 7077 section 7)"
+    )
+
     @classmethod
     def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
         """The fallback waits for the partial answer, and the back-off has somewhere to go."""
@@ -244,7 +254,11 @@ class Limits(Table):
 
     hosts_per_gateway: int = whole(10_000, 1, 1_000_000, "hosts", "Hosts attached to or anchored at one gateway")
     anchors_per_host: int = whole(
-        7, 1, 16, "prefixes", "Prefixes kept alive for one host; with one more, the oldest is given up"
+        7, 1, 16, "prefixes",
+        "Prefixes that a host may have addresses of, given up ones included; it gets no new one beyond that",
+    )  # fmt: skip
+    update_notification_retransmits: int = whole(
+        1, 0, 5, "messages", "MAX_UPDATE_NOTIFICATION_RETRANSMIT_COUNT (RFC 7077 section 7)"
     )
     attaches_per_s: int = whole(100, 1, 100_000, "1/s", "New hosts that one gateway takes, on average")
     updates_per_s: int = whole(

@@ -50,6 +50,7 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
         timing=Timing(
             initial_bindack_s=timers.initial_bindack_ms / 1000,
             max_bindack_s=timers.max_bindack_ms / 1000,
+            gather_s=timers.gather_ms / 1000,
             fallback_s=timers.fallback_ms / 1000,
             timestamp_window_s=pmip.timestamp_validity_window_ms / 1000,
             min_delay_before_bce_delete_s=pmip.min_delay_before_bce_delete_ms / 1000,
@@ -57,11 +58,13 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
             probe_after_s=timers.probe_after_s,
             idle_release_s=timers.idle_release_s,
             refresh_share=timers.refresh_percent / 100,
+            notification_replay_s=timers.update_notification_replay_ms / 1000,
         ),
         limits=Limits(
             hosts=limits.hosts_per_gateway,
             bindings=limits.sessions,
             anchors_per_host=limits.anchors_per_host,
+            notification_retransmits=limits.update_notification_retransmits,
             attaches_per_s=limits.attaches_per_s,
             max_update_rate=limits.max_update_rate_per_s,
             updates_per_s=limits.updates_per_s,
@@ -96,7 +99,9 @@ def gateway_settings(config: NodeConfig) -> GatewaySettings:
 def central_settings(config: NodeConfig) -> CentralSettings:
     """The CMD as the protocol knows it."""
     listed = None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
-    return CentralSettings(domain_settings(config.domain), listed)
+    central = config.domain.central
+    idle_release = central is None or central.idle_release == "accept"
+    return CentralSettings(domain_settings(config.domain), listed, idle_release)
 
 
 def plane_settings(config: NodeConfig) -> PlaneSettings:

@@ -83,6 +83,7 @@ def _session_row(session: Session, gateway: Gateway, now: Instant) -> Row:
         ],
         "lifetime_left_s": round(max(session.expires_wall_s - now.wall_s, 0.0), 1),
         "registered": session.registered,
+        "withheld": session.withheld,
     }
 
 
@@ -150,8 +151,10 @@ def _binding_row(binding: Binding, now: Instant) -> Row:
             {"gateway": str(anchor.maar), "prefixes": [str(prefix) for prefix in anchor.prefixes]}
             for anchor in binding.anchors
         ],
+        "unconfirmed": [str(maar) for maar in binding.unconfirmed],
         "lifetime_left_s": round(max(binding.expires_wall_s - now.wall_s, 0.0), 1),
         "registered": True,
+        "withheld": binding.withheld,
     }
 
 

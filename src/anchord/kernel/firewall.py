@@ -171,7 +171,10 @@ def read_counters(sock: NetlinkSocket) -> dict[str, int]:
 
 
 def read_active(sock: NetlinkSocket) -> frozenset[IPv6Network]:
-    """The /64 prefixes that are noted as active, and perhaps ``NEW``. ``sock``: see ``open_counters``. Raises NetlinkError."""
+    """The /64 prefixes that are noted as active, and perhaps ``NEW``; ``sock``: see ``open_counters``.
+
+    Raises NetlinkError.
+    """
     named = attribute_text(_NFTA_LIST_TABLE, TABLE) + attribute_text(_NFTA_LIST_SET, "active")
     active: set[IPv6Network] = set()
     for _, payload in sock.dump(_NFT_MSG_GETSETELEM, _of_family() + named, "read the active prefixes"):

@@ -50,7 +50,7 @@ class GatewayCore(Outbox):
         self.by_mac: dict[bytes, Session] = {}
         self.router_macs: dict[bytes, str] = {}  # every face shown here -> session key
         self.pool = PrefixPool(settings.me.pools)
-        self.exchanges = Exchanges(domain.timing, domain.limits)
+        self.exchanges = Exchanges(domain.timing, domain.limits, self.counters)
         self.timers: Timers[tuple[str, str]] = Timers()
         self.conflicts: dict[str, str] = {}  # access interface -> who else is on that segment
         self._ticket = 0
@@ -105,7 +105,7 @@ class GatewayCore(Outbox):
         ):
             self.timers.cancel((kind, session.key))
         for peer in self.counters.peers:
-            self.exchanges.forget(session.key, peer)
+            self.exchanges.cancel(peer, session.key)
         if heed:
             self.detach(session)
         self.emit(Declare(HostState(session.key), self._next_ticket(session.key)))

@@ -261,7 +261,7 @@ class PlainAnchor(Outbox):
         named = tuple(dict.fromkeys(sought.prefixes))
         resting = self._pool.resting()
         if len(named) + request.wants_allocation > self._domain.limits.anchors_per_host:
-            self.counters.count("limit.prefixes")
+            self.counters.count("limit.asked-prefixes")
             return Status.INSUFFICIENT_RESOURCES
         if any(not self._settings.me.owns(p) or self._cache.holds(p) or p in resting for p in named):
             return Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX  # (3)

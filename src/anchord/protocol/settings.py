@@ -69,6 +69,7 @@ class Timing:
 
     initial_bindack_s: float = 1.0
     max_bindack_s: float = 32.0
+    gather_s: float = 0.1  # how long a relaying or locating CMD waits for anchors before it answers
     fallback_s: float = 0.25
     timestamp_window_s: float = 0.3
     min_delay_before_bce_delete_s: float = 10.0
@@ -79,6 +80,7 @@ class Timing:
     dead_man_lifetimes: float = 3.0
     refuse_s: float = 30.0
     advertise_guard_s: float = 0.1
+    notification_replay_s: float = 1.0  # MIN_DELAY_BETWEEN_UPDATE_NOTIFICATION_REPLAY of RFC 7077 section 7
     idle_release_s: float = 300.0  # an anchored prefix that is not used for so long is given up
 
 
@@ -94,6 +96,8 @@ class Limits:
     max_update_rate: int = 3
     updates_per_s: float = 2000.0  # PBUs to all peers together (RFC 8885 section 3.2: pacing)
     end_tries: int = 8
+    notification_retransmits: int = 1  # MAX_UPDATE_NOTIFICATION_RETRANSMIT_COUNT of RFC 7077 section 7
+    silent_tries: int = 3  # PBU*s that an anchor may leave unanswered before nobody counts on it any more
 
 
 class Mode(Enum):
@@ -188,3 +192,4 @@ class CentralSettings:
 
     domain: DomainSettings
     listed: frozenset[bytes] | None = None  # MN identifiers that may register; None: any
+    idle_release: bool = True  # an anchor may give up a prefix that nobody uses (decision 18 b)
