@@ -11,7 +11,19 @@ from protocol.domain import Domain, domain_settings
 
 from anchord.cli import VERBS
 from anchord.daemon import tables, views
-from anchord.daemon.config import Central, Directory, DomainConfig, Gateway, Lifetimes, Limits, NodeConfig, Pmip, Timers
+from anchord.daemon.config import (
+    Central,
+    Directory,
+    DomainConfig,
+    Gateway,
+    Lifetimes,
+    Limits,
+    Lma,
+    NodeConfig,
+    Pmip,
+    Policy,
+    Timers,
+)
 from anchord.daemon.configfile import Table, expected_of
 from anchord.protocol.settings import Finding
 
@@ -22,6 +34,8 @@ DESCRIBED = {
     "[central]": Central,
     "[directory]": Directory,
     "[gateways.NAME]": Gateway,
+    "[lmas.NAME]": Lma,
+    "[[policy]]": Policy,
     "[lifetimes]": Lifetimes,
     "[timers]": Timers,
     "[limits]": Limits,
@@ -43,7 +57,7 @@ def as_written(value: object) -> str:
             return ""
         case IPv6Address() | Path() | str():
             return f'"{value}"'
-    assert value == ()
+    assert value in ((), {})
     return "[]"
 
 
@@ -52,8 +66,9 @@ def rows(model: type[Table]) -> list[str]:
     lines = ["| key | what it may be | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if field.description:
-            default = "required" if field.is_required() else f"`{as_written(field.default)}`"
-            default = "none" if field.default is None else default
+            value = field.get_default(call_default_factory=True) if not field.is_required() else None
+            default = "required" if field.is_required() else f"`{as_written(value)}`"
+            default = "none" if value in (None, {}) and not field.is_required() else default
             lines.append(f"| `{field.alias or name}` | {expected_of(field)} | {default} | {field.description} |")
     return lines
 

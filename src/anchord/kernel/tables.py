@@ -114,6 +114,8 @@ class PlaneSettings:
     side. ``peers``: addresses of the other gateways; tunnelled packets from anyone else are dropped.
     ``tunnel_mtu``: bytes of an inner packet; None = least MTU of ``core`` less 40.
     ``idle_s``: seconds for which a prefix counts as active after a packet, 1 or more.
+    ``local_routing``: packets between two imported prefixes that are both here need not go to the anchor
+    (EnableMAGLocalRouting, RFC 5213 section 6.10.3).
     """
 
     address: IPv6Address
@@ -123,6 +125,7 @@ class PlaneSettings:
     peers: tuple[IPv6Address, ...] = ()
     tunnel_mtu: int | None = None
     idle_s: int = 300
+    local_routing: bool = False
 
     def __post_init__(self) -> None:
         for pool in self.pools:
@@ -180,6 +183,8 @@ def rules(settings: PlaneSettings) -> tuple[Rule, ...]:
         LOCAL_MOVED,
         Rule(51, table=LOCALOUT, iif="lo"),
         Rule(52, table=DOWN, iif=DOWN1),
+        # After the first pass, in which UPLINK has looked at the source.
+        *((Rule(52, table=LOCALOUT, iif=UP1),) if settings.local_routing else ()),
         Rule(53, table=UP, iif=UP1),
         Rule(54, iif=AGAIN0),
         *(Rule(55, goto=_RULE_NORMAL, iif=name) for name in not_hosts),
