@@ -313,6 +313,10 @@ class NodeConfig(Table):
     )
     state: Path = text(Path("/var/lib/anchord"), "a directory", "Where journal and store are kept")
     run: Path = text(Path("/run/anchord"), "a directory", "Where the control socket is: NODE.sock")
+    store: Literal["sqlite", "memory"] = text(
+        "sqlite", "'sqlite' or 'memory'",
+        "The central database's store; memory: a restart begins with nothing, and the gateways' refreshes fill it again",
+    )  # fmt: skip
     store_sync: Literal["group", "always"] = text(
         "group", "'group' or 'always'",
         "When the disk holds what was committed: 10 ms later for all of that time, or before anything is answered",
@@ -410,6 +414,8 @@ def _misfits(node: Mapping[str, Any], domain: Mapping[str, Any]) -> Iterator[Con
             yield (key,), "is empty, expected at least one interface for a gateway"
         if name in CENTRAL_NAMES and node.get(key):
             yield (key,), "is not for the central database, expected none"
+    if name in known and node.get("store") == "memory":
+        yield ("store",), "is 'memory', which only the central database can have, expected 'sqlite'"
     run = node.get("run", str(NodeConfig.model_fields["run"].default))
     if isinstance(run, str) and len(f"{run}/{name}.sock".encode()) > SOCKET_PATH_BYTES:
         yield ("run",), f"is too long, expected at most {SOCKET_PATH_BYTES} bytes with the socket's name"
