@@ -212,7 +212,8 @@ class _Gateways:
                 except BlockingIOError:
                     break
                 count += 1
-                if answer[_STATUS_AT] != Status.ACCEPTED or sequence_of(answer, _ACK_SEQUENCE_AT)[0] != waiting.popleft():
+                due = waiting.popleft()
+                if answer[_STATUS_AT] != Status.ACCEPTED or sequence_of(answer, _ACK_SEQUENCE_AT)[0] != due:
                     raise BenchError(f"not the answer that was due: {decode(bytes(answer))}")
             now = time.monotonic()
             if count > before:
