@@ -121,7 +121,7 @@ class Telling:
         binding.unconfirmed[exchange.peer] = True
         self._out.report("anchor-silent", "warning", mn=mn_id_text(binding.mn_id), anchor=str(exchange.peer))
         self._persist(binding)
-        if self._domain.mode is Mode.PROXY:
+        if self._domain.mode is not Mode.RELAY:
             self._notifying.notify(binding, now)  # it was told too much
 
     def acknowledged(self, ack: BindingAcknowledgement, gateway: GatewayInfo, now: Instant) -> None:
@@ -164,7 +164,7 @@ class Telling:
             binding.anchors[binding.anchors.index(anchor)] = told
         if (unsettled or told != anchor) and not self._answering.is_gathering(binding):
             self._persist(binding)
-        if unsettled and not self._answering.settled(binding, now) and (silent or self._domain.mode is not Mode.PROXY):
+        if unsettled and not self._answering.settled(binding, now) and (silent or self._domain.mode is Mode.RELAY):
             # It may be named only now, and nobody waits for an answer that could name it.
             self._notifying.notify(binding, now)
 
@@ -191,12 +191,12 @@ class Telling:
 
     def withdraw(self, binding: Binding, anchor: Anchor, now: Instant) -> None:
         """What ``anchor`` held for the node is gone; the serving gateway is told, if it knew (decision 14)."""
-        announced = anchor in binding.announced(self._domain.mode)
+        told = anchor in binding.announced(self._domain.mode) and not self._answering.is_gathering(binding)
         binding.release(anchor, now.wall_s + self._domain.lifetimes.valid_s)
         self._cache.let_go(anchor.prefixes)
         self._persist(binding)
         self._answering.settled(binding, now)
-        if announced and not self._answering.is_gathering(binding):
+        if told:
             self._notifying.notify(binding, now)
 
     def _persist(self, binding: Binding) -> None:
