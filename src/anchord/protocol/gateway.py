@@ -87,7 +87,7 @@ class Gateway:
     def _restore_session(self, key: str, value: dict[str, Any], now: Instant) -> None:
         core = self._core
         session = Session.from_json(key, value)
-        if not self.settings.me.owns(session.prefix) or not core.pool.claim(session.prefix, key):
+        if not self._may_go_on(session):
             core.report("journal-refused", "error", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
             core.emit(Persist("session", key, None))
             return
@@ -108,6 +108,13 @@ class Gateway:
             core.timers.set(("refresh", key), now.monotonic_s + min(1.0, left_s / 2))
         core.timers.set(("expire", key), now.monotonic_s + left_s)
         core.declare(session)
+
+    def _may_go_on(self, session: Session) -> bool:
+        """Whether the configuration still has a place for what was journalled."""
+        fixed_anchor = self.settings.domain.fixed_anchor_of(session.mac)
+        if session.is_fixed:
+            return fixed_anchor is not None and all(anchor.maar == fixed_anchor.address for anchor in session.anchors)
+        return self.settings.me.owns(session.prefix) and self._core.pool.claim(session.prefix, session.key)
 
     def handle(self, event: Input, now: Instant) -> list[Output]:
         """One input."""
