@@ -13,7 +13,7 @@ from anchord.declared import HostState, PrefixEntry, Role
 from anchord.protocol.inputs import HostSeen
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase
-from anchord.protocol.settings import LmaInfo, LmaSettings
+from anchord.protocol.settings import LmaInfo, LmaSettings, Mode
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, BindingUpdateFlag, Status
 from anchord.wire.options import (
     DlifLinkLayerAddress,
@@ -49,8 +49,10 @@ def heard_across_operators(domain: Operators) -> list[tuple[object, Send]]:
     return found
 
 
-def test_p7_a_session_moves_to_another_operator_through_two_tunnels_in_series() -> None:
-    domain = Operators()
+@pytest.mark.parametrize("mode", list(Mode))
+def test_p7_a_session_moves_to_another_operator_through_two_tunnels_in_series(mode: Mode) -> None:
+    """Whichever way the LMA tells of a handover; nobody but itself answers a gateway of another operator."""
+    domain = Operators(mode=mode)
     domain.host_at(1, MAC)
     old = own_prefix(domain, 1)
     assert transit(domain) == ()
