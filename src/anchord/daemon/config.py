@@ -267,7 +267,9 @@ class Limits(Table):
     max_update_rate_per_s: int = whole(
         3, 1, 100, "1/s", "MAX_UPDATE_RATE: PBUs about one host to one peer (RFC 8885 section 3.6)"
     )
-    sessions: int = whole(100_000, 1, 10_000_000, "hosts", "Sessions that the central database keeps")
+    sessions: int = whole(
+        100_000, 1, 10_000_000, "hosts", "Sessions that the central database keeps, or records that the directory does"
+    )
 
 
 class Pmip(Table):

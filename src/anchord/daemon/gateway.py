@@ -14,6 +14,8 @@ from anchord.daemon import logs, views
 from anchord.daemon.advertiser import advertisement, probe
 from anchord.daemon.config import NodeConfig
 from anchord.daemon.control import ControlError, ControlServer
+from anchord.daemon.directory_client import DirectoryClient
+from anchord.daemon.directory_wire import DIGEST_DIGITS
 from anchord.daemon.kernelside import on_loop, sweep
 from anchord.daemon.settings import gateway_settings, plane_settings
 from anchord.daemon.shell import Shell, instant, log, status
@@ -21,8 +23,18 @@ from anchord.daemon.transport import Transport, TransportError
 from anchord.kernel.errors import KernelError
 from anchord.kernel.forwarding import Forwarding
 from anchord.protocol.gateway import Gateway
-from anchord.protocol.inputs import HostSeen, Input, Installed, SegmentClear, SegmentConflict
-from anchord.protocol.outputs import Advertise, Declare, Heed, Ignore, Output, Probe
+from anchord.protocol.inputs import HostSeen, Input, Installed, SegmentClear, SegmentConflict, UseTold
+from anchord.protocol.outputs import (
+    Advertise,
+    AskUse,
+    Declare,
+    DirectoryGet,
+    DirectoryPut,
+    Heed,
+    Ignore,
+    Output,
+    Probe,
+)
 from anchord.store.interface import StoreError
 from anchord.store.sqlite import SqliteStore
 
@@ -52,8 +64,10 @@ class GatewayDaemon:
         self._heard_hello: dict[str, asyncio.TimerHandle] = {}
         self._filtering: dict[tuple[str, bytes], asyncio.TimerHandle] = {}
         self._gateway_macs: set[bytes] = set()
+        self._asked_use: list[AskUse] = []
         self._gone: set[str] = set()  # access interfaces that do not exist at present
         self._ready = False
+        self._directory = self._directory_client()
         self._shell: Shell
         self._control: ControlServer
 
@@ -71,6 +85,8 @@ class GatewayDaemon:
                 loop.add_reader(access.fileno(), self._frames, access)
             self._say_hello()
             self._shell.start()
+            if self._directory is not None:
+                self._directory.start()
             self._ready = True
             logs.say(
                 log,
@@ -83,11 +99,21 @@ class GatewayDaemon:
             return await self._shell.run()
         finally:
             await control.close()
+            if self._directory is not None:
+                self._directory.close()
             self._forwarding.stop()
             for access in self._access.values():
                 access.close()
             self._transport.close()
             self._store.close()
+
+    def _directory_client(self) -> DirectoryClient | None:
+        """The connection to the directory, where there is one."""
+        domain = self._config.domain
+        if domain.directory is None:
+            return None
+        where = domain.directory.address, domain.directory.port
+        return DirectoryClient(self._config.address, where, domain.digest[:DIGEST_DIGITS], self._directory_told)
 
     # Outputs
 
@@ -101,8 +127,28 @@ class GatewayDaemon:
             self._access[output.interface].send(advertisement(output))
         elif isinstance(output, Probe):
             self._access[output.interface].send(probe(output))
+        elif isinstance(output, AskUse):
+            if not self._asked_use:
+                asyncio.get_running_loop().call_soon(self._tell_use)
+            self._asked_use.append(output)
+        elif isinstance(output, DirectoryGet | DirectoryPut) and self._directory is not None:
+            self._directory.request(output)
         elif isinstance(output, Ignore | Heed) and output.interface in self._access:
             self._filter(output)
+
+    def _tell_use(self) -> None:
+        """One look at the kernel for all that were asked about together."""
+        asked, self._asked_use = self._asked_use, []
+        try:
+            active = self._forwarding.active_prefixes()
+        except KernelError as error:
+            # What cannot be seen is taken to be in use: nothing is given up by mistake.
+            self._tell("use-unknown", logging.WARNING, error=str(error))
+            active = frozenset(question.prefix for question in asked)
+        self._shell.feed([UseTold(each.session, each.prefix, each.prefix in active) for each in asked])
+
+    def _directory_told(self, answers: list[Input]) -> None:
+        self._shell.feed(answers)
 
     def _filter(self, output: Ignore | Heed) -> None:
         """A new filter takes the kernel 0.2 ms, and no answer waits for it; of several orders the last one counts."""
@@ -191,6 +237,7 @@ class GatewayDaemon:
                 "send_failures": self._transport.send_failures,
                 "segment_conflicts": self._gateway.conflicts(),
                 "counters": dict(self._gateway.counters.local),
+                "directory": None if self._directory is None else self._directory.status(),
                 "kernel": self._forwarding.counters(),
             }
         return views.of_gateway(self._gateway, what, mn, self._config.domain.peers, instant())

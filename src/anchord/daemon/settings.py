@@ -119,6 +119,7 @@ def plane_settings(config: NodeConfig) -> PlaneSettings:
         core=config.core,
         peers=peers,
         tunnel_mtu=core_mtu(config.core) - TUNNEL_BYTES,
+        idle_s=config.domain.timers.idle_release_s,
         local_routing=domain.pmip.enable_mag_local_routing and config.role == "gateway",
     )
 

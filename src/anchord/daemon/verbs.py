@@ -71,6 +71,16 @@ def central(config: Path, check_config: bool, log: str, log_level: str) -> None:
 
 @click.command()
 @_daemon_options
+def directory(config: Path, check_config: bool, log: str, log_level: str) -> None:
+    """Run the directory in the foreground: what gateways find a host's anchors in. It needs no capability."""
+    node = _configured(config, check_config, log, log_level, role="directory")
+    from anchord.daemon.directory import run
+
+    sys.exit(run(node))
+
+
+@click.command()
+@_daemon_options
 def lma(config: Path, check_config: bool, log: str, log_level: str) -> None:
     """Run a Local Mobility Anchor in the foreground: of plain Proxy Mobile IPv6, between operators, or both.
 

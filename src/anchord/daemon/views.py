@@ -11,11 +11,14 @@ from anchord.protocol.binding import Binding
 from anchord.protocol.central import Central
 from anchord.protocol.counters import Counters, PeerCounters
 from anchord.protocol.gateway import Gateway
+from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_text
 from anchord.protocol.lma import Lma
 from anchord.protocol.plain_binding import PlainBinding
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.timers import Instant
+from anchord.store.directory import Entry
+from anchord.wire.options import MobileNodeIdentifier
 
 Row = dict[str, Any]
 
@@ -77,10 +80,7 @@ def _session_row(session: Session, gateway: Gateway, now: Instant) -> Row:
         "serving": str(gateway.settings.me.address if here else session.serving or "") or None,
         "prefix": None if session.is_fixed else str(session.prefix),
         "router": {"mac": mac_text(session.router.mac), "address": str(session.router.address)},
-        "anchors": [
-            {"gateway": str(anchor.maar), "prefixes": [str(prefix) for prefix in anchor.prefixes]}
-            for anchor in session.anchors
-        ],
+        "anchors": _anchor_rows(session.anchors),
         "lifetime_left_s": round(max(session.expires_wall_s - now.wall_s, 0.0), 1),
         "registered": session.registered,
         "withheld": session.withheld,
@@ -147,10 +147,7 @@ def _binding_row(binding: Binding, now: Instant) -> Row:
         "state": "ending" if binding.ending else "bound",
         "serving": str(binding.serving.maar),
         "prefix": str(binding.serving.prefixes[0]),
-        "anchors": [
-            {"gateway": str(anchor.maar), "prefixes": [str(prefix) for prefix in anchor.prefixes]}
-            for anchor in binding.anchors
-        ],
+        "anchors": _anchor_rows(binding.anchors),
         "unconfirmed": [str(maar) for maar in binding.unconfirmed],
         "lifetime_left_s": round(max(binding.expires_wall_s - now.wall_s, 0.0), 1),
         "registered": True,
@@ -202,4 +199,38 @@ def _held_rows(binding: Binding) -> list[Row]:
         }
         for role, anchor in held
         for prefix in anchor.prefixes
+    ]
+
+
+def of_directory(entries: Iterable[Entry], mn: str | None, now: Instant) -> list[Row]:
+    """The records of a directory as bindings; one that makes no sense to us is left out."""
+    rows = [row for entry in entries if (row := _record_row(entry, now)) is not None]
+    return [row for row in rows if mn is None or mn in (row["mn_id"], row["mac"])]
+
+
+def _record_row(entry: Entry, now: Instant) -> Row | None:
+    try:
+        identity, _, mac = entry.key.partition("/")
+        subtype, _, identifier = identity.partition(":")
+        record = entry.value or {}
+        anchors = [Anchor.from_json(anchor) for anchor in record["anchors"]]
+        serving = Anchor.from_json(record["serving"])
+        return {
+            "mn_id": mn_id_text(MobileNodeIdentifier(int(subtype), bytes.fromhex(identifier))),
+            "mac": mac_text(bytes.fromhex(mac)),
+            "state": "bound",
+            "serving": str(serving.maar),
+            "prefix": str(serving.prefixes[0]),
+            "anchors": _anchor_rows(anchors),
+            "lifetime_left_s": round(max(record["expires_wall_s"] - now.wall_s, 0.0), 1),
+            "registered": True,
+            "revision": entry.revision,
+        }
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _anchor_rows(anchors: Iterable[Anchor]) -> list[Row]:
+    return [
+        {"gateway": str(anchor.maar), "prefixes": [str(prefix) for prefix in anchor.prefixes]} for anchor in anchors
     ]

@@ -268,7 +268,7 @@ def _write_sysctls(namespace: str, values: Mapping[str, str | int]) -> None:
 
 def _ip(commands: Iterable[str], namespace: str | None = None, tolerant: bool = False) -> None:
     """Run ``ip`` commands in one process. ``tolerant``: go on after an error and do not report it."""
-    argv = ["ip", *(["-n", namespace] if namespace else []), *(["-force"] if tolerant else []), "-batch", "-"]
+    argv = ["ip", "-6", *(["-n", namespace] if namespace else []), *(["-force"] if tolerant else []), "-batch", "-"]
     done = subprocess.run(
         argv, input="\n".join(commands) + "\n", text=True, capture_output=True, check=False, start_new_session=True
     )

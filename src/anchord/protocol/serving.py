@@ -64,7 +64,7 @@ class ServingRole:
         if not domain.mobility:
             return Plain(self._core, self._serve)
         if domain.finding is Finding.DIRECTORY:
-            self._directory = DirectoryFinder(self._core, self._direct, self._serve)
+            self._directory = DirectoryFinder(self._core, self._direct, self._serve, self._doubt)
             return self._directory
         if domain.finding is Finding.ANCHOR_KNOWN or domain.central is None:
             return AnchorKnown(self._core, self._direct, self._serve)
@@ -424,5 +424,6 @@ class ServingRole:
         core.report("ended", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
         self._advertising.withdraw_all(session)
         core.close(session, now)
-        if serving and session.registered:
+        # A directory that was silent may be back, and anchors were asked meanwhile.
+        if serving and (session.registered or self._directory is not None):
             self._finder.end(session, now)

@@ -77,7 +77,7 @@ class Session:
         """What should be true of this node in the kernel now; ``local_networks`` are those behind this gateway."""
         here = self.interface is not None
         if here and self.phase is Phase.SERVING:
-            entries = self._here()
+            entries = self._here(local_networks)
         else:
             entries = []
             if self.serving is not None:
@@ -89,7 +89,7 @@ class Session:
                 entries.append(PrefixEntry(self.prefix, Role.PREPARED, self.router))
         return HostState(self.key, self.mac if here else None, self.interface, tuple(entries))
 
-    def _here(self) -> list[PrefixEntry]:
+    def _here(self, local_networks: tuple[IPv6Network, ...]) -> list[PrefixEntry]:
         """Imported prefixes first: the flows that are waiting for this run through them."""
         entries = [
             PrefixEntry(prefix, Role.IMPORTED, anchor.router, anchor.maar, local_networks=anchor.local_networks)
@@ -97,7 +97,7 @@ class Session:
             for prefix in anchor.prefixes
         ]
         if not self.is_fixed:
-            entries.append(PrefixEntry(self.prefix, Role.ANCHORED, self.router))
+            entries.append(PrefixEntry(self.prefix, Role.ANCHORED, self.router, local_networks=local_networks))
         return entries + [PrefixEntry(prefix, Role.RELEASED) for prefix in self.released]
 
     def to_json(self) -> dict[str, Any]:
