@@ -16,6 +16,7 @@ from anchord.protocol.session import Phase
 from anchord.protocol.settings import LmaInfo, LmaSettings, Mode
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, BindingUpdateFlag, Status
 from anchord.wire.options import (
+    AnchoredPrefix,
     DlifLinkLayerAddress,
     HomeNetworkPrefix,
     LocalPrefix,
@@ -97,6 +98,14 @@ def test_p7_local_networks_are_for_gateways_of_the_same_operator() -> None:
     (near,) = acks(domain, CENTRAL, domain.address(2))
     (far,) = acks(domain, CENTRAL, domain.address(3))
     assert near.all(LocalPrefix) and not far.all(LocalPrefix)
+
+
+def test_row_48_what_a_node_holds_at_one_operator_is_not_told_to_another() -> None:
+    domain = Operators()
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+    told = updates(domain, CENTRAL, domain.address(1))[-1]
+    assert {option.prefix for option in told.all(AnchoredPrefix)} == {own_prefix(domain, 2)}
 
 
 def test_p7_two_anchors_behind_the_lma_keep_their_own_faces() -> None:
