@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from namespaces import Domain, udp
-from planes import Pair, Plane, exported, imported, prefix
+from planes import Pair, Plane, exported, prefix
 from test_traffic import reaches
 from test_tunnels import until
 

@@ -101,11 +101,18 @@ def _body(settings: PlaneSettings, promiscuous: Iterable[str]) -> str:
     type filter hook forward priority filter; policy accept;
     meta mark & {_CONGESTED:#x} != 0 ip6 ecn not-ect {counted("congestion")}
     meta mark & {_CONGESTED:#x} != 0 ip6 ecn set ce meta mark set meta mark & {_CONGESTED ^ 0xFFFFFFFF:#x}
-    oifname "{DOWN0}" update @active {{ ip6 daddr & ffff:ffff:ffff:ffff:: }}
-    oifname {{ "{AGAIN0}", "{UP0}" }} iifname {{ {core} }} update @active {{ ip6 saddr & ffff:ffff:ffff:ffff:: }}
-    oifname "{SINK}" rt ip6 nexthop {GIVEN_UP} counter name "released" reject with icmpv6 type policy-fail
-    oifname "{SINK}" iifname {{ {core} }} {counted("stale")}
-    oifname "{SINK}" {counted("unbound")}
+    oifname vmap {{ "{DOWN0}" : goto down, "{AGAIN0}" : goto up, "{UP0}" : goto up, "{SINK}" : goto sink }}
+  }}
+  chain down {{
+    update @active {{ ip6 daddr & ffff:ffff:ffff:ffff:: }}
+  }}
+  chain up {{
+    iifname {{ {core} }} update @active {{ ip6 saddr & ffff:ffff:ffff:ffff:: }}
+  }}
+  chain sink {{
+    rt ip6 nexthop {GIVEN_UP} counter name "released" reject with icmpv6 type policy-fail
+    iifname {{ {core} }} {counted("stale")}
+    {counted("unbound")}
   }}
 """
 
@@ -171,7 +178,7 @@ def read_counters(sock: NetlinkSocket) -> dict[str, int]:
 
 
 def read_active(sock: NetlinkSocket) -> frozenset[IPv6Network]:
-    """The /64 prefixes that are noted as active, and perhaps ``NEW``. ``sock``: see ``open_counters``. Raises NetlinkError."""
+    """The /64 prefixes that are noted as active, and perhaps ``NEW``. Raises NetlinkError."""
     named = attribute_text(_NFTA_LIST_TABLE, TABLE) + attribute_text(_NFTA_LIST_SET, "active")
     active: set[IPv6Network] = set()
     for _, payload in sock.dump(_NFT_MSG_GETSETELEM, _of_family() + named, "read the active prefixes"):

@@ -43,8 +43,8 @@ Why a local network is routed by destination and source together
     prefix of the node, and its answers to a prefix that is ours are let in by INNER as ``prefix from network``, where
     otherwise only imported prefixes are known. The anchor has the mirror image: INNER ``network from other prefix``,
     HOSTS and DOWN ``other prefix from network``; so has the anchor when the node comes home, where the packets of its
-    other prefixes would be tunnelled away from a network that is here. A destination in one table has routes either with a source or
-    without: Linux does not fall back from the ones to the other.
+    other prefixes would be tunnelled away from a network that is here. A destination in one table has routes either
+    with a source or without: Linux does not fall back from the ones to the other.
 
 Why a released prefix has a next hop of its own
     No route says "source address failed policy". Its source is routed to the sink by way of GIVEN_UP, and the packet
