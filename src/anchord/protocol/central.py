@@ -12,7 +12,7 @@ only from the serving gateway (section 3.5).
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.protocol.agreement import agreement_option, agrees
@@ -21,14 +21,24 @@ from anchord.protocol.binding import Binding, BindingCache
 from anchord.protocol.checking import Checks, Request
 from anchord.protocol.counters import Counters
 from anchord.protocol.groups import Anchor, read_groups, split_groups, write_group
-from anchord.protocol.identity import derive_router, mn_id_text
+from anchord.protocol.identity import derive_router, mac_text, mn_id_text
 from anchord.protocol.inputs import Input, MessageDropped, MessageReceived
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Output, Persist, Send
+from anchord.protocol.reminding import Reminding
+from anchord.protocol.revoking import Revocation, Revoking, acknowledgement
 from anchord.protocol.settings import CentralSettings, GatewayInfo
 from anchord.protocol.telling import Telling
 from anchord.protocol.timers import Instant, Timers
-from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
+from anchord.wire.messages import (
+    BindingAcknowledgement,
+    BindingRevocationAcknowledgement,
+    BindingRevocationIndication,
+    BindingUpdate,
+    RevocationStatus,
+    RevocationTrigger,
+    Status,
+)
 from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, LinkLocalAddress, Option
 
 # What a PBA takes besides its groups: header, echoed options, some Home Network Prefixes (decision 33).
@@ -45,7 +55,9 @@ class Central(Outbox):
         self._domain = domain
         self._cache = BindingCache()
         self._checks = Checks(settings, self._cache, self.counters)
-        self._telling = Telling(domain, self._cache, self)
+        self._revoking = Revoking(self, domain.timing, domain.limits, self._revoked)
+        self._telling = Telling(domain, self._cache, self._revoking, self)
+        self._reminding = Reminding(domain, self._cache, self._telling, self)
         self._exchanges = self._telling.exchanges
         self._timers: Timers[tuple[str, str]] = Timers()
 
@@ -65,6 +77,7 @@ class Central(Outbox):
             self._cache.keep(binding)
             delay_s = max(binding.expires_wall_s - now.wall_s, 0.0)
             self._timers.set(("expire", key), now.monotonic_s + delay_s)
+        self._reminding.restore(store, now)
         return self.take_outputs()
 
     def handle(self, event: Input, now: Instant) -> list[Output]:
@@ -78,7 +91,8 @@ class Central(Outbox):
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        times = [t for t in (self._timers.next_s(), self._exchanges.next_s()) if t is not None]
+        clocks = (self._timers, self._exchanges, self._reminding, self._revoking)
+        times = [t for clock in clocks if (t := clock.next_s()) is not None]
         return min(times) if times else None
 
     def handle_timers(self, now: Instant) -> list[Output]:
@@ -101,6 +115,8 @@ class Central(Outbox):
                 self._end(binding, now)
             elif binding is not None:
                 self._ends_soon(binding, now)
+        self._reminding.due(now)
+        self._revoking.due(now)
         return self.take_outputs()
 
     # Inputs
@@ -112,10 +128,15 @@ class Central(Outbox):
         gateway = self._domain.gateways[event.source]
         if isinstance(message, BindingUpdate):
             self._update(message, gateway, now)
-        elif not isinstance(message, BindingAcknowledgement):
-            self.unrecognized(event)
-        else:
+        elif isinstance(message, BindingAcknowledgement):
             self._telling.acknowledged(message, gateway, now)
+        elif isinstance(message, BindingRevocationAcknowledgement):
+            self._revoking.acknowledged(event.source, message, now)
+        elif isinstance(message, BindingRevocationIndication):
+            # A gateway ends its sessions by PBUs with lifetime 0.
+            self.emit(Send(event.source, acknowledgement(message, RevocationStatus.REVOCATION_FUNCTION_NOT_SUPPORTED)))
+        elif not self._reminding.heard(event.source, message, now):
+            self.unrecognized(event, now)
 
     def _update(self, update: BindingUpdate, gateway: GatewayInfo, now: Instant) -> None:
         verdict = self._checks.check(update, gateway, now)
@@ -255,6 +276,43 @@ class Central(Outbox):
         self._cache.forget(binding)
         self._timers.cancel(("expire", binding.key))
         self.emit(Persist("binding", binding.key, None))
+
+    # Revocation by an administrator
+
+    def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
+        """End every session of a mobile node (identifier or MAC address), or the one that holds a prefix.
+
+        Returns the nodes' identifiers. Their serving gateways are asked to end it (RFC 5846 section 8.1); it is over
+        when they have, or do not answer. A crash meanwhile leaves it as de-registered, so that it ends all the same.
+        """
+        if isinstance(named, IPv6Network):
+            holder = self._cache.holder(named)
+            bindings = [] if holder is None else [holder]
+        else:
+            texts = {key: (mn_id_text(b.mn_id), mac_text(b.link_layer_id or b"")) for key, b in self.bindings.items()}
+            bindings = [self.bindings[key] for key, names in texts.items() if named in names]
+        for binding in bindings:
+            self._revoke(binding, now)
+        return [mn_id_text(binding.mn_id) for binding in bindings], self.take_outputs()
+
+    def _revoke(self, binding: Binding, now: Instant) -> None:
+        self._ends_soon(binding, now)
+        serving, trigger = binding.serving, RevocationTrigger.ADMINISTRATIVE_REASON
+        revocation = Revocation(
+            serving.maar, binding.key, binding.mn_id, binding.link_layer_id, serving.prefixes, trigger
+        )
+        self.report("revoked", mn=mn_id_text(binding.mn_id), prefixes=[str(p) for p in binding.prefixes()])
+        self._revoking.start(revocation, now)
+
+    def _revoked(self, revocation: Revocation, now: Instant) -> None:
+        """Nothing more is to be expected of that gateway; the node may have moved on meanwhile."""
+        binding = self.bindings.get(revocation.session)
+        if binding is None or revocation.trigger is not RevocationTrigger.ADMINISTRATIVE_REASON:
+            return
+        if binding.serving.maar == revocation.peer:
+            self._end(binding, now)
+        else:
+            self._revoke(binding, now)
 
     # Small things
 

@@ -13,10 +13,11 @@ from anchord.protocol.groups import Anchor, read_groups
 from anchord.protocol.identity import mn_id_text
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Persist
+from anchord.protocol.revoking import Revocation, Revoking
 from anchord.protocol.settings import DomainSettings, GatewayInfo
 from anchord.protocol.timers import Instant
 from anchord.protocol.updates import PBU_FLAGS
-from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, RevocationTrigger, Status
 from anchord.wire.options import (
     AccessTechnologyType,
     Handoff,
@@ -40,9 +41,10 @@ _MENDABLE = (
 class Telling:
     """PBU* to anchors, and their answers."""
 
-    def __init__(self, domain: DomainSettings, cache: BindingCache, out: Outbox) -> None:
+    def __init__(self, domain: DomainSettings, cache: BindingCache, revoking: Revoking, out: Outbox) -> None:
         self._domain = domain
         self._cache = cache
+        self._revoking = revoking
         self._out = out
         self.exchanges = Exchanges(domain.timing, domain.limits)
 
@@ -142,3 +144,10 @@ class Telling:
         binding.anchors.remove(anchor)
         self._cache.let_go(anchor.prefixes)
         self._out.emit(Persist("binding", binding.key, binding.to_json()))
+        self._withdraw(binding, anchor, now)
+
+    def _withdraw(self, binding: Binding, anchor: Anchor, now: Instant) -> None:
+        """The serving gateway counts on an anchor that has refused: it is to show the node that router no longer."""
+        trigger = RevocationTrigger.POSSIBLE_OUT_OF_SYNC_BCE_STATE
+        node = (binding.key, binding.mn_id, binding.link_layer_id)
+        self._revoking.start(Revocation(binding.serving.maar, *node, anchor.prefixes, trigger), now)
