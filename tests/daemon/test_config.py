@@ -193,6 +193,20 @@ def test_all_errors_of_both_files_in_one_pass(files: Path) -> None:
             ["gateways.gw2.local_networks[0]: 2001:db8:a1:b2::/64 overlaps gateways.gw1.pools[0] (2001:db8:a1::/48), "
              "expected a network outside every pool"],
         ),
+        (
+            "[central]", "resolvers = ['2001:db8:a1::53', '2001:db8:c1::1', '2001:db8:c1::1']\n[central]",
+            ["resolvers[0]: 2001:db8:a1::53 lies in gateways.gw1.pools[0] (2001:db8:a1::/48), which is for hosts, "
+             "expected another one",
+             "resolvers[2]: 2001:db8:c1::1 is resolvers[1] already, expected each resolver once"],
+        ),
+        (
+            "[central]", "resolvers = ['fd00::1', 'fd00::2', 'fd00::3', 'fd00::4']\n[central]",
+            ["resolvers: has 4 entries, expected at most 3 (RFC 8106 section 5.3.1)"],
+        ),
+        (
+            "[central]", "resolvers = ['fe80::1']\n[central]",
+            ["resolvers[0]: fe80::1 is no global unicast address, expected a global IPv6 unicast address"],
+        ),
         ("gw2", "g w", ["gateways.g w: is 'g w', expected a name of 1 to 32 letters, digits, '-' and '_'"]),
         ("gw2", "cmd", ["gateways.cmd: 'cmd' means the central database, expected another name"]),
         ("[central]", "[central]\nmode = 'relay'", ["central.mode: is 'relay', expected 'proxy'"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from ipaddress import IPv6Network
 
 from anchord.daemon import logs, views
 from anchord.daemon.config import NodeConfig
@@ -41,7 +42,14 @@ async def _run(config: NodeConfig) -> int:
             }
         return views.of_central(central, what, mn, config.domain.peers, instant())
 
-    control = ControlServer(config.socket, show)
+    def revoke(named: str) -> object:
+        names, outputs = central.revoke(IPv6Network(named) if "/" in named else named, instant())
+        if not names:
+            raise LookupError(f"no session of {named!r}, expected an identifier, a MAC address or a prefix")
+        shell.perform(outputs)
+        return names
+
+    control = ControlServer(config.socket, show, revoke)
     await control.start()
 
     def nothing_else(output: Output) -> None:

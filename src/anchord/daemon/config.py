@@ -61,6 +61,7 @@ _CENTRAL_NODES = {"central": CENTRAL_NAMES, "directory": DIRECTORY_NAMES}  # by 
 _SPOKEN = {**dict.fromkeys(CENTRAL_NAMES, "central database"), "dir": "directory"}
 SECRET_BYTES = 16  # the least that is worth calling a secret: 128 bits
 GATHER_MARGIN_MS = 50  # a fallback must leave the central database's partial answer this long to arrive
+MOST_RESOLVERS = 3  # as many as hosts are known to use (RFC 8106 section 5.3.1)
 SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the closing zero
 
 
@@ -97,6 +98,12 @@ def _listed(value: object) -> str:
 def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
     if not value:
         raise ValueError("is empty, expected at least one")
+    return value
+
+
+def _few_resolvers(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(value) > MOST_RESOLVERS:
+        raise ValueError(f"has {len(value)} entries, expected at most {MOST_RESOLVERS} (RFC 8106 section 5.3.1)")
     return value
 
 
@@ -183,6 +190,15 @@ class Timers(Table):
     probe_after_s: int = whole(
         30, 1, 3600, "seconds", "Before a refresh, a host not heard for so long is probed (three solicitations)"
     )
+    heartbeat_s: int = whole(
+        60, 30, 3600, "seconds", "HEARTBEAT_INTERVAL: peers with bindings are asked whether they are there (RFC 5847)"
+    )
+    revocation_ms: int = whole(
+        1000, 500, 60_000, "milliseconds", "InitMINDelayBRIs: first repetition of a revocation (RFC 5846 section 11)"
+    )
+    max_revocation_ms: int = whole(
+        2000, 500, 60_000, "milliseconds", "MAX_BRACK_TIMEOUT: the doubling stops here (RFC 5846 section 11)"
+    )
 
     @classmethod
     def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
@@ -194,6 +210,9 @@ class Timers(Table):
         first, last = cls.number(raw, "initial_bindack_ms"), cls.number(raw, "max_bindack_ms")
         if last < first:
             yield ("max_bindack_ms",), f"is {last}, expected at least initial_bindack_ms ({first})"
+        first, last = cls.number(raw, "revocation_ms"), cls.number(raw, "max_revocation_ms")
+        if last < first:
+            yield ("max_revocation_ms",), f"is {last}, expected at least revocation_ms ({first})"
 
 
 class Limits(Table):
@@ -211,6 +230,12 @@ class Limits(Table):
         3, 1, 100, "1/s", "MAX_UPDATE_RATE: PBUs about one host to one peer (RFC 8885 section 3.6)"
     )
     sessions: int = whole(100_000, 1, 10_000_000, "hosts", "Sessions that the central database keeps")
+    missing_heartbeats: int = whole(
+        3, 1, 100, "messages", "MISSING_HEARTBEATS_ALLOWED: a peer that leaves out so many is reported (RFC 5847)"
+    )
+    revocation_retries: int = whole(
+        1, 0, 10, "messages", "BRIMaxRetriesNumber: repetitions of a revocation (RFC 5846 section 11)"
+    )
 
 
 class Pmip(Table):
@@ -266,6 +291,9 @@ class DomainConfig(Table):
         "central", "'central', 'directory' or 'anchor-known'",
         "Who tells a gateway the anchors of a host: the central database, a directory, or the anchors themselves",
     )  # fmt: skip
+    resolvers: Annotated[tuple[GlobalAddress, ...], AfterValidator(_few_resolvers)] = text(
+        (), "a list of at most 3 global IPv6 unicast addresses", "DNS resolvers that hosts are told of (RFC 8106)"
+    )
     central: Central | None = Field(None, description="The central database; only for finder = 'central'")
     directory: Directory | None = Field(None, description="The directory; only for finder = 'directory'")
     gateways: dict[NodeName, Gateway] = Field(..., description="The gateways, each under its name")
@@ -293,6 +321,8 @@ class DomainConfig(Table):
             for other, prefix in pools:
                 if local.overlaps(prefix):
                     yield where, f"{local} overlaps {dotted(other)} ({prefix}), expected a network outside every pool"
+
+        yield from _unusable_resolvers(raw, pools)
 
     @property
     def digest(self) -> str:
@@ -517,6 +547,20 @@ def _overlaps(pools: list[tuple[Place, IPv6Network]]) -> Iterator[Conflict]:
     for (first, one), (second, other) in itertools.combinations(pools, 2):
         if one.overlaps(other):
             yield second, f"{other} overlaps {dotted(first)} ({one}), expected pools that share no address"
+
+
+def _unusable_resolvers(raw: Mapping[str, Any], pools: list[tuple[Place, IPv6Network]]) -> Iterator[Conflict]:
+    resolvers: dict[IPv6Address, Place] = {}
+    values = raw.get("resolvers")
+    for index, value in enumerate(values if isinstance(values, list | tuple) else []):
+        address, where = tolerant(global_address, value), ("resolvers", index)
+        if address is None:
+            continue
+        if (first := resolvers.setdefault(address, where)) != where:
+            yield where, f"{address} is {dotted(first)} already, expected each resolver once"
+        for other, prefix in pools:
+            if address in prefix:
+                yield where, f"{address} lies in {dotted(other)} ({prefix}), which is for hosts, expected another one"
 
 
 def _plain(value: object) -> str:

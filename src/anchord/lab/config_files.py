@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from anchord.lab.topology import CORE_INTERFACE, Daemon, Gateway, Topology
+from anchord.lab.topology import CORE_INTERFACE, Daemon, Gateway, Topology, local_interface
 
 DOMAIN_FILE = "domain.toml"
 
@@ -48,7 +48,10 @@ def generated_domain(topology: Topology) -> dict[str, Any]:
             gateway.name: {
                 "address": str(gateway.address),
                 "pools": [str(pool) for pool in gateway.pools],
-                "local_networks": [str(network) for network in gateway.local_networks],
+                "local_networks": [
+                    *(str(network) for network in gateway.local_networks),
+                    *(str(node.network) for node in topology.behind(gateway.name)),
+                ],
             }
             for gateway in topology.gateways.values()
         },
@@ -64,7 +67,8 @@ def node_settings(directory: Path, topology: Topology, node: Daemon) -> dict[str
         "run": str(directory / "run"),
     }
     if isinstance(node, Gateway):
-        settings |= {"access": [link.interface for link in node.links], "core": [CORE_INTERFACE]}
+        local = [local_interface(other.name) for other in topology.behind(node.name)]
+        settings |= {"access": [link.interface for link in node.links], "core": [CORE_INTERFACE, *local]}
         if topology.finder == "anchor-known":
             settings["neighbours"] = [name for name in topology.gateways if name != node.name]
     return merged(settings, node.node)

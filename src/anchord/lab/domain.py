@@ -100,6 +100,8 @@ class Domain:
         try:
             record = state.load(name)
         except LabError:
+            if name in state.names():
+                raise
             return False
         if owner is not None and record.owner != owner:
             return False
@@ -282,7 +284,7 @@ class Domain:
             self._state.nodes = record.nodes
             self._launch(node, self.topology.nodes()[node])
             self._state.save()
-        if wait:
+        if wait and not self.topology.program(node):
             self._wait_ready([node], time.monotonic() + timeout_s)
 
     def restart(self, node: str, wait: bool = True, timeout_s: float = READY_TIMEOUT_S) -> None:
@@ -316,7 +318,9 @@ class Domain:
 
     def _launch(self, node: str, kind: Kind) -> None:
         argv: Sequence[str] = _PLACEHOLDER
-        if kind.is_daemon:
+        if program := self.topology.program(node):
+            argv = (*_priority(_ROUTER_PRIORITY), *program)
+        elif kind.is_daemon:
             config = str(config_files.node_file(self.directory, node))
             argv = (*_priority(_ROUTER_PRIORITY), _program(), VERBS[kind], "--config", config)
         elif kind is Kind.CORE and self.topology.delays():
@@ -330,7 +334,7 @@ class Domain:
 
         kinds = self.topology.nodes()
         for node in nodes:
-            if kinds[node].is_daemon:
+            if kinds[node].is_daemon and not self.topology.program(node):
                 readiness.wait_ready(node, self._process(node), self.control(node), self.log(node), deadline)
             elif kinds[node] is Kind.CORE:
                 in_force = partial(delays.in_force, self.name, self.topology)
@@ -359,7 +363,9 @@ class Domain:
         return node
 
     def _daemon(self, node: str) -> str:
-        if not self.topology.nodes()[self._known(node)].is_daemon:
+        if program := self.topology.program(self._known(node)):
+            raise LabError(f"{node} runs {program[0]} instead of a daemon, which has no control socket that we know of")
+        if node not in self.topology.daemons():
             raise unknown("daemon", node, self.topology.daemons())
         return node
 

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import IPv6Interface
 from pathlib import Path
 
 from anchord.lab.errors import LabError
@@ -26,6 +27,7 @@ from anchord.lab.topology import (
     Kind,
     Topology,
     interface_towards_core,
+    local_interface,
     router_on,
 )
 
@@ -33,6 +35,10 @@ from anchord.lab.topology import (
 # to a second later (linkwatch_urgent_event). The ends inside core and switch therefore count from numbers of their own.
 _CORE_INDEX = 1000
 _SWITCH_INDEX = 2000
+
+# Frames that wait for the process that is the cable. It can be held up for 50 ms, because the scheduler leaves others a
+# twentieth of each second: with the default, 1,000, more than 20,000 frames a second would then not fit.
+_TAP_QUEUE = 10_000
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -84,7 +90,7 @@ def build(lab: str, topology: Topology) -> None:
     _ip([f"netns add {namespace_name(lab, node)}" for node in nodes])
     for node, kind in nodes.items():
         _write_sysctls(namespace_name(lab, node), _sysctls_before_links(topology, node, kind))
-    _ip([*_core_links(lab, topology), *_access_links(lab, topology)])
+    _ip([*_core_links(lab, topology), *_local_links(lab, topology), *_access_links(lab, topology)])
     for node, commands in _ends_of_delayed_links(topology).items():
         _ip(commands, namespace_name(lab, node))
     for node, kind in nodes.items():
@@ -120,6 +126,15 @@ def _core_links(lab: str, topology: Topology) -> Iterator[str]:
         )
 
 
+def _local_links(lab: str, topology: Topology) -> Iterator[str]:
+    for gateway in topology.gateways:
+        for node in topology.behind(gateway):
+            yield (
+                f"link add name {local_interface(node.name)} netns {namespace_name(lab, gateway)} type veth"
+                f" peer name {HOST_INTERFACE} netns {namespace_name(lab, node.name)}"
+            )
+
+
 def _ends_of_delayed_links(topology: Topology) -> dict[str, list[str]]:
     """The commands, by node, that make the tap devices at both ends of each link with a delay. They stay when nobody
     is attached to them, without a carrier then; :mod:`anchord.lab.delays` is the cable between them."""
@@ -128,7 +143,7 @@ def _ends_of_delayed_links(topology: Topology) -> dict[str, list[str]]:
         ends = ((node, interface_towards_core(topology.nodes()[node])), (CORE, core_port(node)))
         for end, interface in ends:
             commands.setdefault(end, []).append(f"tuntap add dev {interface} mode tap")
-            commands[end].append(f"link set {interface} mtu {topology.core_mtu}")
+            commands[end].append(f"link set {interface} mtu {topology.core_mtu} txqueuelen {_TAP_QUEUE}")
     return commands
 
 
@@ -191,13 +206,22 @@ def _setup(topology: Topology, node: str, kind: Kind) -> list[str]:
         return [*commands, f"link set {HOST_INTERFACE} up"]
     if kind is Kind.GATEWAY:
         commands += [f"link set {link.interface} up" for link in topology.gateways[node].links]
-    interface, address = interface_towards_core(kind), topology.on_core()[node]
+        for local in topology.behind(node):
+            commands.append(f"link set {local_interface(local.name)} up")
+            commands.append(f"addr add {router_on(local.network)}/64 dev {local_interface(local.name)} nodad")
+    interface, address = interface_towards_core(kind), _address(topology, node)
     return [
         *commands,
         f"link set {interface} up",
         f"addr add {address} dev {interface} nodad",
         f"route add default via {router_on(address.network)} dev {interface}",
     ]
+
+
+def _address(topology: Topology, node: str) -> IPv6Interface:
+    """A node's address on its only link, or on that to the core."""
+    local = topology.correspondents.get(node)
+    return topology.on_core()[node] if local is None else IPv6Interface((local.address, 64))
 
 
 def _setup_core(topology: Topology) -> list[str]:
@@ -209,6 +233,10 @@ def _setup_core(topology: Topology) -> list[str]:
     for gateway in topology.gateways.values():
         for pool in gateway.pools:
             commands.append(f"route add {pool} via {gateway.address} dev {core_port(gateway.name)}")
+        for local in topology.behind(gateway.name):
+            # A local network is nobody's business beyond its gateway: not to, and not from it.
+            commands.append(f"route add prohibit {local.network}")
+            commands.append(f"rule add from {local.network} prohibit")
     return commands
 
 

@@ -63,7 +63,8 @@ class Kind(Enum):
 
     @property
     def is_daemon(self) -> bool:
-        """Whether a node of this kind runs an anchord daemon; the others have nothing of ours inside."""
+        """Whether a node of this kind runs an anchord daemon unless the topology gives it another program; the others
+        have nothing of ours inside."""
         return self in VERBS
 
 
@@ -100,7 +101,9 @@ class Gateway:
     """A gateway: its tunnel endpoint ``address``, the ``pools`` it anchors, its access links.
 
     ``access`` holds the names of several links; empty for the usual single one. ``node`` is merged into the gateway's
-    own configuration file. ``delay_ms`` is that of its core link, one way, as of every node on the core.
+    own configuration file. ``delay_ms`` is that of its core link, one way, as of every node on the core. ``program`` is
+    a command that runs there instead of ``anchord gateway``; the lab knows nothing of what it does, so it does not wait
+    for it either.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Gateway:
     local_networks: tuple[IPv6Network, ...] = ()
     node: Mapping[str, Any] = field(default_factory=dict)
     delay_ms: float = 0.0
+    program: tuple[str, ...] = ()
 
     @property
     def links(self) -> tuple[AccessLink, ...]:
@@ -119,12 +123,14 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Central:
-    """The central mobility database (CMD, RFC 8885 section 3). ``node`` is merged into its own configuration file."""
+    """The central mobility database (CMD, RFC 8885 section 3). ``node`` is merged into its own configuration file,
+    ``program`` runs instead of ``anchord central``."""
 
     name: str = "cmd"
     address: IPv6Address = field(default_factory=lambda: IPv6Address("2001:db8:fc::1"))
     node: Mapping[str, Any] = field(default_factory=dict)
     delay_ms: float = 0.0
+    program: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,7 @@ class Directory:
     address: IPv6Address = field(default_factory=lambda: IPv6Address("2001:db8:fd::1"))
     node: Mapping[str, Any] = field(default_factory=dict)
     delay_ms: float = 0.0
+    program: tuple[str, ...] = ()
 
 
 Daemon = Gateway | Central | Directory
@@ -142,11 +149,17 @@ Daemon = Gateway | Central | Directory
 
 @dataclass(frozen=True, slots=True)
 class Correspondent:
-    """A node on the far side of the core that mobile nodes talk to."""
+    """A node that mobile nodes talk to: on the far side of the core, or on a local network ``behind`` a gateway."""
 
     name: str
     address: IPv6Address
     delay_ms: float = 0.0
+    behind: str | None = None
+
+    @property
+    def network(self) -> IPv6Network:
+        """The /64 of its link."""
+        return IPv6Interface((self.address, 64)).network
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +247,8 @@ class Topology:
                     name: Correspondent(**_with_address(correspondent))
                     for name, correspondent in plain["correspondents"].items()
                 },
-                "central": None if plain["central"] is None else Central(**_with_address(plain["central"])),
-                "directory": None if plain["directory"] is None else Directory(**_with_address(plain["directory"])),
+                "central": None if plain["central"] is None else Central(**_server(plain["central"])),
+                "directory": None if plain["directory"] is None else Directory(**_server(plain["directory"])),
             }
         )
 
@@ -253,7 +266,12 @@ class Topology:
 
     def daemons(self) -> list[str]:
         """The nodes that run an anchord daemon."""
-        return [name for name, kind in self.nodes().items() if kind.is_daemon]
+        return [name for name, kind in self.nodes().items() if kind.is_daemon and not self.program(name)]
+
+    def program(self, node: str) -> tuple[str, ...]:
+        """What runs in a node instead of its daemon; empty for the daemon itself, and for nodes that have none."""
+        own = {daemon.name: daemon for daemon in self.daemon_nodes()}.get(node)
+        return own.program if own is not None else ()
 
     def daemon_nodes(self) -> list[Daemon]:
         """The same as what they are."""
@@ -262,6 +280,10 @@ class Topology:
     def on_core(self) -> dict[str, IPv6Interface]:
         """Every node with a link to the core router, and its address and prefix length there."""
         return {node.name: IPv6Interface((node.address, 64)) for node in self._core_nodes()}
+
+    def behind(self, gateway: str) -> list[Correspondent]:
+        """Who is on a local network of that gateway; each has a link of its own, called as ``local_interface`` says."""
+        return [node for node in self.correspondents.values() if node.behind == gateway]
 
     def delays(self) -> dict[str, float]:
         """The one-way delay of each core link that has one, in ms, by the node at its end."""
@@ -290,7 +312,7 @@ class Topology:
         return self.hosts[name]
 
     def _core_nodes(self) -> list[Daemon | Correspondent]:
-        return [*self.daemon_nodes(), *self.correspondents.values()]
+        return [*self.daemon_nodes(), *(node for node in self.correspondents.values() if node.behind is None)]
 
 
 def numbered(letter: str, number: int) -> IPv6Address:
@@ -313,8 +335,18 @@ def interface_towards_core(kind: Kind) -> str:
     return HOST_INTERFACE if kind is Kind.CORRESPONDENT else CORE_INTERFACE
 
 
+def _server(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a central database or a directory."""
+    return {**_with_address(plain), "program": tuple(plain["program"])}
+
+
 def _with_address(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, "address": IPv6Address(plain["address"])}
+
+
+def local_interface(correspondent: str) -> str:
+    """A gateway's interface towards a correspondent that is behind it."""
+    return f"lan-{correspondent}"
 
 
 def _gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
@@ -324,6 +356,7 @@ def _gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
             "pools": tuple(IPv6Network(pool) for pool in plain["pools"]),
             "access": tuple(plain["access"]),
             "local_networks": tuple(IPv6Network(network) for network in plain["local_networks"]),
+            "program": tuple(plain["program"]),
         }
     )
 
@@ -385,6 +418,11 @@ def _name_problems(topology: Topology) -> Iterator[Problem]:
                     f"{name!r} is no node name, expected [a-z] and up to 7 more [a-z0-9]",
                 )
             taken.setdefault(name, f"one of the {table}")
+    for node in topology.correspondents.values():
+        if node.behind is not None and node.behind not in topology.gateways:
+            yield ("correspondents", node.name, "behind"), str(unknown("gateway", node.behind, topology.gateways))
+        if node.behind is not None and node.delay_ms:
+            yield ("correspondents", node.name, "delay_ms"), "is not for a link behind a gateway, expected none"
     for gateway in topology.gateways.values():
         where = ("gateways", gateway.name, "access")
         for access in gateway.access:
@@ -407,7 +445,8 @@ def _pool_problems(topology: Topology) -> Iterator[Problem]:
 def _address_problems(topology: Topology) -> Iterator[Problem]:
     links: dict[IPv6Network, str] = {}
     pools = [(gateway.name, pool) for gateway in topology.gateways.values() for pool in gateway.pools]
-    for name, interface in topology.on_core().items():
+    local = {node.name: IPv6Interface((node.address, 64)) for node in topology.correspondents.values() if node.behind}
+    for name, interface in {**topology.on_core(), **local}.items():
         link = interface.network
         where = (*place(topology, name), "address")
         if link in links:

@@ -99,6 +99,7 @@ class GatewayTable(Table):
     local_networks: tuple[Network, ...] = text((), "a list of IPv6 prefixes", "As in domain.toml")
     node: Settings = text({}, "a table", "Merged into its node.toml")
     delay_ms: float = _delay()
+    program: tuple[str, ...] = text((), "a list of a command and its arguments", "Runs instead of anchord gateway")
 
 
 class ServerTable(Table):
@@ -107,12 +108,14 @@ class ServerTable(Table):
     address: GlobalAddress | None = text(None, _ADDRESS, "Its address on its core link, a /64 of its own")
     node: Settings = text({}, "a table", "Merged into its node.toml")
     delay_ms: float = _delay()
+    program: tuple[str, ...] = text((), "a list of a command and its arguments", "Runs instead of our daemon")
 
 
 class CorrespondentTable(Table):
     """``[correspondents.NAME]``."""
 
     address: GlobalAddress | None = text(None, _ADDRESS, "Its address on its core link, a /64 of its own")
+    behind: str | None = text(None, "the name of a gateway", "It is on a local network of that gateway")
     delay_ms: float = _delay()
 
 
@@ -207,6 +210,7 @@ def _gateway(name: str, number: int, table: Mapping[str, Any]) -> Gateway:
         local_networks=_read_list(network, table, "local_networks"),
         node=_table(table, "node"),
         delay_ms=_milliseconds(table),
+        program=_program(table),
     )
 
 
@@ -224,12 +228,14 @@ def _server(value: object, address: IPv6Address) -> dict[str, Any]:
         "address": _read(global_address, table, "address", address),
         "node": _table(table, "node"),
         "delay_ms": _milliseconds(table),
+        "program": _program(table),
     }
 
 
 def _correspondent(name: str, number: int, table: Mapping[str, Any]) -> Correspondent:
     address = _read(global_address, table, "address", numbered("c", number))
-    return Correspondent(name, address, _milliseconds(table))
+    behind = table.get("behind")
+    return Correspondent(name, address, _milliseconds(table), behind if isinstance(behind, str) else None)
 
 
 def _host(name: str, _number: int, table: Mapping[str, Any]) -> Host:
@@ -262,6 +268,10 @@ def _read_list(read: Callable[[object], IPv6Network], table: Mapping[str, Any], 
 def _list(table: Mapping[str, Any], key: str) -> list[Any]:
     value = table.get(key)
     return list(value) if isinstance(value, list | tuple) else []
+
+
+def _program(table: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(word for word in _list(table, "program") if isinstance(word, str))
 
 
 def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -1,11 +1,17 @@
 """What a served node is shown: one router for each anchor, and when to forget one.
 
-Rules: RFC 8885 section 3.7; RFC 4191 for preferences and routes; decisions 22 and 23.
+Rules: RFC 8885 section 3.7; RFC 4191 for preferences and routes; RFC 8106 for resolvers; decisions 22 and 23.
+
+A resolver is announced where it can be reached. One in a local network of a gateway is shown by that gateway's router
+alone, here or as an old anchor's, and goes with it. Any other is shown by the router of the gateway that the node is
+at, so that every move renews it; old anchors' routers do not mention it, because a lifetime of 0 from one of them would
+take it away.
 """
 
 from __future__ import annotations
 
-from ipaddress import IPv6Network
+from collections.abc import Iterable
+from ipaddress import IPv6Address, IPv6Network
 
 from anchord.declared import LogicalRouter
 from anchord.protocol.core import GatewayCore
@@ -15,12 +21,19 @@ from anchord.protocol.session import Phase, Session
 from anchord.protocol.timers import Instant
 from anchord.wire.neighbor import Preference
 
+# RFC 8106 section 5.1: at least this many times the interval between advertisements, so that one may get lost.
+_RESOLVER_INTERVALS = 3
+
 
 class Advertising:
     """Router Advertisements to the nodes that are served here."""
 
     def __init__(self, core: GatewayCore) -> None:
         self._core = core
+        domain = core.settings.domain
+        local = [network for gateway in domain.gateways.values() for network in gateway.local_networks]
+        everywhere = tuple(resolver for resolver in domain.resolvers if not any(resolver in each for each in local))
+        self._own_resolvers = everywhere + self._resolvers_in(core.settings.me.local_networks)
 
     def advertise(self, session: Session, now: Instant) -> None:
         """Show the node all its routers: ours first, then each old anchor's as deprecated."""
@@ -30,7 +43,7 @@ class Advertising:
         session.advertised_s = now.monotonic_s
         own = AdvertisedPrefix(session.prefix, lifetimes.valid_s, lifetimes.preferred_s)
         shown = () if session.withheld else (own,)
-        self._show(session, session.router, shown, lifetimes.router_s, Preference.MEDIUM)
+        self._show(session, session.router, shown, lifetimes.router_s, Preference.MEDIUM, resolvers=self._own_resolvers)
         # A host that holds as many prefixes as it can goes on with the newest of them, through its tunnel.
         preferred = session.anchors[-1] if session.withheld and session.anchors else None
         for anchor in session.anchors:
@@ -38,7 +51,7 @@ class Advertising:
             # it is the next hop of what is anchored there (decision 23).
             preferred_s = lifetimes.preferred_s if anchor is preferred else 0
             old = tuple(AdvertisedPrefix(prefix, lifetimes.valid_s, preferred_s) for prefix in anchor.prefixes)
-            self._show(session, anchor.router, old, lifetimes.router_s, Preference.LOW, anchor.local_networks)
+            self._show_anchor(session, anchor, old, lifetimes.router_s, Preference.LOW)
         self._core.timers.set(("advertise", session.key), now.monotonic_s + lifetimes.advertise_every_s)
 
     def answer(self, session: Session, now: Instant) -> None:
@@ -49,13 +62,30 @@ class Advertising:
     def withdraw_anchor(self, session: Session, anchor: Anchor) -> None:
         """Have the node forget an old anchor's router, prefixes and routes at once (RFC 5213 section 6.12)."""
         gone = tuple(AdvertisedPrefix(prefix, 0, 0) for prefix in anchor.prefixes)
-        self._show(session, anchor.router, gone, 0, Preference.MEDIUM, anchor.local_networks)
+        self._show_anchor(session, anchor, gone, 0, Preference.MEDIUM)
 
     def withdraw_all(self, session: Session) -> None:
         """Have the node forget every router it has been shown here."""
         for anchor in session.anchors:
             self.withdraw_anchor(session, anchor)
-        self._show(session, session.router, (AdvertisedPrefix(session.prefix, 0, 0),), 0, Preference.MEDIUM)
+        gone = (AdvertisedPrefix(session.prefix, 0, 0),)
+        self._show(session, session.router, gone, 0, Preference.MEDIUM, resolvers=self._own_resolvers)
+
+    def _resolvers_in(self, networks: Iterable[IPv6Network]) -> tuple[IPv6Address, ...]:
+        found = tuple(networks)
+        return tuple(each for each in self._core.settings.domain.resolvers if any(each in network for network in found))
+
+    def _show_anchor(
+        self,
+        session: Session,
+        anchor: Anchor,
+        prefixes: tuple[AdvertisedPrefix, ...],
+        router_lifetime_s: int,
+        preference: Preference,
+    ) -> None:
+        networks = anchor.local_networks
+        resolvers = self._resolvers_in(networks)
+        self._show(session, anchor.router, prefixes, router_lifetime_s, preference, networks, resolvers)
 
     def _show(
         self,
@@ -65,9 +95,11 @@ class Advertising:
         router_lifetime_s: int,
         preference: Preference,
         routes: tuple[IPv6Network, ...] = (),
+        resolvers: tuple[IPv6Address, ...] = (),
     ) -> None:
         if router is None or session.interface is None:
             return
+        every_s = self._core.settings.domain.lifetimes.advertise_every_s
         mtu = self._core.settings.mtu  # one value on all DLIFs of a host: the last one it hears counts
         self._core.emit(
             Advertise(
@@ -80,5 +112,7 @@ class Advertising:
                 mtu=mtu,
                 routes=routes,
                 route_lifetime_s=router_lifetime_s,
+                resolvers=resolvers,
+                resolver_lifetime_s=_RESOLVER_INTERVALS * every_s if router_lifetime_s else 0,
             )
         )

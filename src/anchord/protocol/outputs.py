@@ -52,6 +52,8 @@ class Advertise:
     mtu: int
     routes: tuple[IPv6Network, ...] = ()  # RFC 4191: networks reachable through this router only
     route_lifetime_s: int = 0
+    resolvers: tuple[IPv6Address, ...] = ()  # RFC 8106: reachable through this router
+    resolver_lifetime_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)

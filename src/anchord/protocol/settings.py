@@ -117,6 +117,7 @@ class DomainSettings:
     serve_unregistered: bool = True
     strict_8885: bool = False  # True: options 69, 70, 66 in PBAs only (decision 2)
     timestamps: bool = True  # TimestampBasedApproachInUse, RFC 5213 section 9.3
+    resolvers: tuple[IPv6Address, ...] = ()  # announced to hosts (RFC 8106)
 
     def anchor_of(self, prefix: IPv6Network) -> GatewayInfo | None:
         """The only gateway that can have given out ``prefix``: pools are exclusive."""
