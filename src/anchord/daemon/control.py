@@ -173,17 +173,10 @@ class ControlServer:
                 return {"ok": True}, True
             case {"show": str(what), **rest} if what in NOUNS and isinstance(mn := rest.get("mn"), str | None):
                 return self._done(lambda: self._show(what, mn)), False
-            case {"revoke": str(named)} if self._revoke is not None:
-                revoke = self._revoke
-                if not may_change:
-                    return {"ok": False, "error": "only root and the daemon's own user may change something"}, False
-                return self._done(lambda: revoke(named)), False
-            case {"revoke": str()}:
-                return {"ok": False, "error": "revocations are for the central database: ask its daemon"}, False
-        return {
-            "ok": False,
-            "error": f'unknown request, expected {{"show": {"|".join(NOUNS)}}}, {{"revoke": ...}} or {{"monitor": true}}',
-        }, False
+            case {"revoke": str(named)}:
+                return self._done(lambda: self._revoked(named, may_change)), False
+        known = f'{{"show": {"|".join(NOUNS)}}}, {{"revoke": ...}} or {{"monitor": true}}'
+        return {"ok": False, "error": f"unknown request, expected {known}"}, False
 
     @staticmethod
     def _done(act: Callable[[], object]) -> Mapping[str, object]:
@@ -191,6 +184,13 @@ class ControlServer:
             return {"ok": True, "data": act()}
         except (ValueError, LookupError) as error:
             return {"ok": False, "error": str(error)}
+
+    def _revoked(self, named: str, may_change: bool) -> object:
+        if self._revoke is None:
+            raise LookupError("nothing to revoke here: ask the daemon of the central database")
+        if not may_change:
+            raise ValueError("not permitted: only root and the daemon's own user may change something")
+        return self._revoke(named)
 
     async def _monitor(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Write events until the client closes its end or is dropped."""
