@@ -114,7 +114,7 @@ def test_only_root_and_the_daemons_user_may_change_something(tmp_path: Path) -> 
     revoked: list[str] = []
     program = (
         "import os, socket, sys; link = socket.socket(socket.AF_UNIX); os.setgid(0); os.setuid(65534);"
-        "link.connect(sys.argv[1]); link.sendall(b'{\"revoke\": \"mn1\"}\\n'); print(link.recv(4096).decode())"
+        'link.connect(sys.argv[1]); link.sendall(b\'{"revoke": "mn1"}\\n\'); print(link.recv(4096).decode())'
     )
 
     async def scenario() -> None:

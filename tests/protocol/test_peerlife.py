@@ -365,6 +365,19 @@ def test_a_gateway_is_told_again_a_little_at_a_time() -> None:
     assert len(told) == hosts
 
 
+def test_a_peer_that_is_restarted_all_the_time_costs_no_more_than_one_a_second() -> None:
+    domain = born(Domain())
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.sent.clear()
+    for number in range(50):
+        hear(domain, CENTRAL, domain.address(1), Heartbeat(0, UNSOLICITED, (RestartCounter(number),)))
+        domain.pass_time(0.1)
+    told = [send for sender, send in domain.sent if sender == CENTRAL and isinstance(send.message, BindingUpdate)]
+    assert 4 <= len(told) <= 6
+    assert domain.central.counters.of(domain.address(1)).dropped["restart-too-soon"] >= 40
+
+
 def test_row_133_binding_errors_are_rate_limited_and_name_no_home_address() -> None:
     domain = born(Domain())
     for _ in range(10):

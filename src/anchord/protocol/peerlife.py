@@ -27,8 +27,9 @@ TABLE, KEY = "life", "restart"
 EVERYBODY = UNSPECIFIED  # the timer of what all peers are told
 # The unsolicited response has no answer, so it is said more than once; the first repetition comes after a second.
 ANNOUNCEMENTS = 3
-# A peer may say that it does not know a binding as often as it likes: it is asked at most once in so long.
-ASK_AGAIN_S = 1.0
+# However often a peer says that it does not know a binding, or that it was restarted: no more than once in so long does
+# it get a question, or its sessions back.
+PATIENCE_S = 1.0
 # Work that a peer's loss makes is done in portions: one each TELL_EVERY_S, and so many sessions looked at for it.
 TELL_EVERY_S = 0.05
 LOOK_AT = 1000
@@ -40,6 +41,7 @@ class _Peer:
     waiting: bool = False  # it has not been answered
     asked_s: float = -1e9  # monotonic; when it left
     missed: int = 0  # requests in a row that were not answered (MISSING_HEARTBEAT)
+    lost_s: float = -1e9  # monotonic; when it last turned out to have lost its sessions
 
 
 class PeerLife:
@@ -111,9 +113,11 @@ class PeerLife:
     # Our own life
 
     def _announce(self, now: Instant) -> None:
+        """To everybody, then to those that have been silent since: the others have heard it or are new themselves."""
+        for peer, counters in self._out.counters.peers.items():
+            if not self._announced or not counters.messages_in:
+                self._respond(peer, 0, HeartbeatFlag.RESPONSE | HeartbeatFlag.UNSOLICITED)
         self._announced += 1
-        for peer in self._out.counters.peers:
-            self._respond(peer, 0, HeartbeatFlag.RESPONSE | HeartbeatFlag.UNSOLICITED)
         if self._announced < ANNOUNCEMENTS:
             self._timers.set(EVERYBODY, now.monotonic_s + 2.0 ** (self._announced - 1))
 
@@ -152,7 +156,7 @@ class PeerLife:
     def _doubt(self, address: IPv6Address, now: Instant) -> None:
         """It does not know a binding of ours (RFC 6275 section 11.3.6): has it lost more than that?"""
         peer = self._peers.setdefault(address, _Peer())
-        if now.monotonic_s - peer.asked_s >= ASK_AGAIN_S and not peer.waiting and self._may_ask(address):
+        if now.monotonic_s - peer.asked_s >= PATIENCE_S and not peer.waiting and self._may_ask(address):
             self._ask(address, peer, now)
 
     def _response(self, address: IPv6Address, message: Heartbeat, now: Instant) -> None:
@@ -176,8 +180,13 @@ class PeerLife:
         if option is None or option.value == counters.restart_counter:
             return
         news = counters.restart_counter is not None or bool(message.flags & HeartbeatFlag.UNSOLICITED)
+        peer = self._peers.setdefault(address, _Peer())
+        if news and now.monotonic_s - peer.lost_s < PATIENCE_S:
+            counters.drop("restart-too-soon")  # and is news still when it says so again
+            return
         counters.restart_counter = option.value
         if news:
+            peer.lost_s = now.monotonic_s
             if self._is_bound(address):
                 self._out.report("peer-lost-state", "warning", peer=str(address))
             self._lost_state(address, now)
