@@ -49,9 +49,10 @@ class PrefixEntry:
 
     ``local_networks`` are networks that are reachable only behind the anchor of this prefix. On an IMPORTED prefix:
     what the node sends to them from any prefix that is ANCHORED or IMPORTED here goes through the tunnel to
-    ``peer``, and what comes back out of it is delivered. On an EXPORTED one: the prefixes ``others`` of the same node
-    may reach them too, out of the tunnel from ``peer``, and what these networks send to ``others`` or to this prefix
-    goes back into that tunnel. Empty in any other role.
+    ``peer``, and what comes back out of it is delivered. On an ANCHORED one, where they are close by: those packets
+    and the answers are routed plainly, also of prefixes whose other packets are tunnelled to their anchor. On an
+    EXPORTED one: the prefixes ``others`` of the same node may reach them too, out of the tunnel from ``peer``, and
+    what these networks send to ``others`` or to this prefix goes back into that tunnel. Empty in any other role.
     """
 
     prefix: IPv6Network  # a /64

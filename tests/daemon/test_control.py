@@ -104,7 +104,7 @@ def test_a_gateway_has_nothing_to_revoke(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path / "gw1.sock"):
             (answer,) = await ask(tmp_path / "gw1.sock", b'{"revoke": "mn1"}\n')
-            assert answer == {"ok": False, "error": "nothing to revoke here: ask the daemon of the central database"}
+            assert not answer["ok"] and "ask the daemon of the central database" in str(answer["error"])
 
     run(scenario)
 

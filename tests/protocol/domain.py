@@ -9,8 +9,21 @@ from ipaddress import IPv6Address, IPv6Network
 from anchord.declared import HostState
 from anchord.protocol.central import Central
 from anchord.protocol.gateway import Gateway
-from anchord.protocol.inputs import HostSeen, Input, Installed, MessageReceived, UseTold
-from anchord.protocol.outputs import Advertise, AskUse, Declare, Heed, Ignore, Output, Persist, Probe, Report, Send
+from anchord.protocol.inputs import DirectoryAnswered, HostSeen, Input, Installed, MessageReceived, UseTold
+from anchord.protocol.outputs import (
+    Advertise,
+    AskUse,
+    Declare,
+    DirectoryGet,
+    DirectoryPut,
+    Heed,
+    Ignore,
+    Output,
+    Persist,
+    Probe,
+    Report,
+    Send,
+)
 from anchord.protocol.settings import (
     CentralSettings,
     DomainSettings,
@@ -18,6 +31,9 @@ from anchord.protocol.settings import (
     GatewaySettings,
 )
 from anchord.protocol.timers import Instant
+from anchord.store.directory import Outcome
+from anchord.store.embedded import EmbeddedDirectory
+from anchord.store.memory import MemoryStore
 from anchord.wire.header import decode, encode
 
 CENTRAL = IPv6Address("2001:db8:fc::1")
@@ -56,6 +72,10 @@ class Domain:
             self.nodes[CENTRAL] = self.central
         for gateway in self.gw.values():
             self.nodes[gateway.settings.me.address] = gateway
+        self.directory = EmbeddedDirectory(MemoryStore(), 1000, lambda call: call(), lambda: 0.0, self._store_failed)
+        self.questions: list[tuple[IPv6Address, DirectoryGet | DirectoryPut]] = []  # in flight
+        self.lose_question: Callable[[IPv6Address, DirectoryGet | DirectoryPut], bool] = lambda sender, question: False
+        self.lose_answer: Callable[[IPv6Address, DirectoryAnswered], bool] = lambda to, answer: False
         self.wire: list[tuple[IPv6Address, Send]] = []  # in flight
         self.sent: list[tuple[IPv6Address, Send]] = []  # everything ever sent, with its sender
         self.times: list[float] = []  # when each left, monotonic seconds
@@ -111,7 +131,7 @@ class Domain:
         if settle:
             self.settle()
 
-    def perform(self, address: IPv6Address, outputs: list[Output]) -> None:  # noqa: PLR0912 - one for each output
+    def perform(self, address: IPv6Address, outputs: list[Output]) -> None:
         for output in outputs:
             if isinstance(output, Send):
                 self.sent.append((address, output))
@@ -132,13 +152,18 @@ class Domain:
             elif isinstance(output, Heed):
                 self.ignored[address].discard((output.interface, output.mac))
             elif isinstance(output, Persist):
-                rows = self.journal[address].setdefault(output.table, {})
-                if output.value is None:
-                    rows.pop(output.key, None)
-                else:
-                    rows[output.key] = output.value
+                self._persist(address, output)
+            elif isinstance(output, DirectoryGet | DirectoryPut) and not self.lose_question(address, output):
+                self.questions.append((address, output))
             elif isinstance(output, Report):
                 self.reports.append((address, output))
+
+    def _persist(self, address: IPv6Address, output: Persist) -> None:
+        rows = self.journal[address].setdefault(output.table, {})
+        if output.value is None:
+            rows.pop(output.key, None)
+        else:
+            rows[output.key] = output.value
 
     def install(self) -> None:
         """The kernels answer what was declared."""
@@ -150,9 +175,11 @@ class Domain:
 
     def settle(self) -> None:
         """Until nothing is in flight and no kernel owes an answer."""
-        while self.wire or (self.pending and not self.hold_kernel):
+        while self.wire or self.questions or (self.pending and not self.hold_kernel):
             if not self.hold_kernel:
                 self.install()
+            if self.questions:
+                self.ask()
             if self.wire:
                 self.deliver()
 
@@ -161,6 +188,25 @@ class Domain:
         self._at(self.now.monotonic_s + 0.0005)
         if send.destination in self.nodes:
             self.feed(send.destination, MessageReceived(sender, decode(encode(send.message))))
+
+    def ask(self) -> None:
+        """The directory answers the oldest question."""
+        sender, question = self.questions.pop(0)
+        self._at(self.now.monotonic_s + 0.0005)
+
+        def told(outcome: Outcome) -> None:
+            answer = DirectoryAnswered(*outcome.entry, outcome.done)
+            if outcome.error is None and not self.lose_answer(sender, answer):
+                self.feed(sender, answer)
+
+        if isinstance(question, DirectoryGet):
+            self.directory.get(question.key, told)
+        else:
+            self.directory.compare_and_set(question.key, question.revision, question.value, told)
+
+    @staticmethod
+    def _store_failed(error: Exception) -> None:
+        raise error
 
     def restart(self, address: IPv6Address) -> None:
         """kill -9, and a new process with the same journal."""

@@ -26,6 +26,7 @@ from anchord.wire.messages import (
     RevocationFlag,
     RevocationStatus,
     RevocationTrigger,
+    UpdateNotification,
 )
 from anchord.wire.options import HomeNetworkPrefix, MobileNodeIdentifier, MobileNodeLinkLayerIdentifier, Option
 
@@ -191,10 +192,14 @@ def test_row_148_the_cmd_is_not_revoked_by_gateways() -> None:
 
 
 def refusing_anchor(domain: Domain) -> None:
-    """gw1 cannot tunnel: its prefix is lost when the host moves to gw2."""
+    """gw1 cannot tunnel: its prefix is lost when the host moves to gw2, which does not know Update Notifications."""
+    lose = domain.lose
+    domain.lose = lambda sender, send: isinstance(send.message, UpdateNotification) or lose(sender, send)
     domain.host_at(1, MAC)
     domain.kernel = lambda address, state: "no memory" if address == domain.address(1) else None
     domain.host_at(2, MAC)
+    domain.feed(CENTRAL, MessageReceived(domain.address(2), BindingError(2)))
+    domain.pass_time(1.1)
 
 
 def test_row_148_an_anchor_that_refuses_is_withdrawn_where_the_host_is() -> None:
@@ -242,7 +247,9 @@ def test_who_does_not_know_revocations_is_sent_none_any_more() -> None:
     domain.feed(CENTRAL, MessageReceived(domain.address(2), BindingError(2)))
     domain.pass_time(60.0)
     assert len(indications(domain)) == 1
-    assert [r.fields["type"] for _, r in domain.reports if r.event == "type-unknown"] == ["BindingRevocationIndication"]
+    assert [r.fields["type"] for _, r in domain.reports if r.event == "type-unknown"] == [
+        "UpdateNotification", "BindingRevocationIndication",
+    ]  # fmt: skip
     domain.central.revoke(mn_id_text(mn_id_of_mac(MAC)), domain.now)
     assert domain.central.counters.local["revocation-unknown"] == 1
     assert not domain.central.bindings, "it is over for us all the same"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from ipaddress import IPv6Network
 
 from anchord.daemon import logs, views
 from anchord.daemon.config import NodeConfig
 from anchord.daemon.control import ControlError, ControlServer
 from anchord.daemon.settings import central_settings
-from anchord.daemon.shell import Shell, instant, log, status
+from anchord.daemon.shell import Shell, instant, log, revoke_named, status
 from anchord.daemon.transport import Transport, TransportError
 from anchord.protocol.central import Central
 from anchord.protocol.outputs import Output
@@ -43,11 +42,7 @@ async def _run(config: NodeConfig) -> int:
         return views.of_central(central, what, mn, config.domain.peers, instant())
 
     def revoke(named: str) -> object:
-        names, outputs = central.revoke(IPv6Network(named) if "/" in named else named, instant())
-        if not names:
-            raise LookupError(f"no session of {named!r}, expected an identifier, a MAC address or a prefix")
-        shell.perform(outputs)
-        return names
+        return revoke_named(central.revoke, shell, named)
 
     control = ControlServer(config.socket, show, revoke)
     await control.start()

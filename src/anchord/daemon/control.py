@@ -187,7 +187,7 @@ class ControlServer:
 
     def _revoked(self, named: str, may_change: bool) -> object:
         if self._revoke is None:
-            raise LookupError("nothing to revoke here: ask the daemon of the central database")
+            raise LookupError("nothing to revoke here: ask the daemon of the central database, or of the LMA")
         if not may_change:
             raise ValueError("not permitted: only root and the daemon's own user may change something")
         return self._revoke(named)

@@ -44,7 +44,7 @@ _LINK_PRIORITY = 15  # a cable waits for no router's computing
 _PRIORITY_ELSE = ("nice", "-n", "-15")  # where a container has no real time to give
 # Who has to be there before the others: the cables, and those that gateways ask. A gateway that finds nobody to ask
 # serves its first hosts unregistered.
-_FIRST = (Kind.CORE, Kind.CENTRAL, Kind.DIRECTORY)
+_FIRST = (Kind.CORE, Kind.CENTRAL, Kind.DIRECTORY, Kind.LMA)
 _END_PATIENCE_S = 5.0  # how long a daemon may take to end
 _LAB_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _PLACEHOLDER = ("sleep", "infinity")

@@ -168,7 +168,7 @@ def _sysctls_before_links(topology: Topology, node: str, kind: Kind) -> Mapping[
         # Without a link-local address out of DAD a router cannot solicit neighbours for packets it forwards: without
         # this the core would be deaf for its first second.
         return {"net.ipv6.conf.all.forwarding": 1, "net.ipv6.conf.default.accept_dad": 0}
-    if kind is Kind.GATEWAY:
+    if kind in (Kind.GATEWAY, Kind.LMA):
         return {"net.ipv6.conf.all.forwarding": 1}
     if kind is Kind.HOST:
         return {key: value for key, value in _host_sysctls(topology, node).items() if not _of_interface(key)}
@@ -230,10 +230,11 @@ def _setup_core(topology: Topology) -> list[str]:
     for node, address in topology.on_core().items():
         commands.append(f"link set {core_port(node)} up")
         commands.append(f"addr add {router_on(address.network)}/64 dev {core_port(node)} nodad")
-    for gateway in topology.gateways.values():
-        for pool in gateway.pools:
-            commands.append(f"route add {pool} via {gateway.address} dev {core_port(gateway.name)}")
-        for local in topology.behind(gateway.name):
+    for anchor in topology.anchors():
+        for pool in anchor.pools:
+            commands.append(f"route add {pool} via {anchor.address} dev {core_port(anchor.name)}")
+    for gateway in topology.gateways:
+        for local in topology.behind(gateway):
             # A local network is nobody's business beyond its gateway: not to, and not from it.
             commands.append(f"route add prohibit {local.network}")
             commands.append(f"rule add from {local.network} prohibit")
@@ -267,7 +268,7 @@ def _write_sysctls(namespace: str, values: Mapping[str, str | int]) -> None:
 
 def _ip(commands: Iterable[str], namespace: str | None = None, tolerant: bool = False) -> None:
     """Run ``ip`` commands in one process. ``tolerant``: go on after an error and do not report it."""
-    argv = ["ip", *(["-n", namespace] if namespace else []), *(["-force"] if tolerant else []), "-batch", "-"]
+    argv = ["ip", "-6", *(["-n", namespace] if namespace else []), *(["-force"] if tolerant else []), "-batch", "-"]
     done = subprocess.run(
         argv, input="\n".join(commands) + "\n", text=True, capture_output=True, check=False, start_new_session=True
     )

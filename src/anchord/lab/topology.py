@@ -2,8 +2,9 @@
 
 Addresses that a topology leaves out are numbered in the order of the tables, all from the documentation range
 2001:db8::/32 (RFC 3849): the i-th gateway has the pool 2001:db8:aI::/48 and the address 2001:db8:fI::1, the i-th
-correspondent 2001:db8:cI::1, the central database 2001:db8:fc::1, the directory 2001:db8:fd::1. Every link of the core
-router is the /64 of the node's address, and the router is ::ffff on it.
+correspondent 2001:db8:cI::1, the i-th LMA the pool 2001:db8:bI::/48 and the address 2001:db8:eI::1, the central
+database 2001:db8:fc::1, the directory 2001:db8:fd::1. Every link of the core router is the /64 of the node's address,
+and the router is ::ffff on it.
 
 Interface names are the same in every lab, so that a capture reads the same everywhere: ``core0`` towards the core,
 ``acc0``, ``acc1`` ... towards the access links of a gateway, ``eth0`` in a host or correspondent; in the access
@@ -56,6 +57,7 @@ class Kind(Enum):
     GATEWAY = "gateway"
     CENTRAL = "central"
     DIRECTORY = "directory"
+    LMA = "lma"
     CORE = "core"
     CORRESPONDENT = "correspondent"
     HOST = "host"
@@ -68,7 +70,7 @@ class Kind(Enum):
         return self in VERBS
 
 
-VERBS = {Kind.GATEWAY: "gateway", Kind.CENTRAL: "central", Kind.DIRECTORY: "directory"}
+VERBS = {Kind.GATEWAY: "gateway", Kind.CENTRAL: "central", Kind.DIRECTORY: "directory", Kind.LMA: "lma"}
 """Which daemon a node of a kind runs: ``anchord VERB --config FILE``."""
 
 
@@ -100,8 +102,9 @@ class AccessLink:
 class Gateway:
     """A gateway: its tunnel endpoint ``address``, the ``pools`` it anchors, its access links.
 
-    ``access`` holds the names of several links; empty for the usual single one. ``node`` is merged into the gateway's
-    own configuration file. ``delay_ms`` is that of its core link, one way, as of every node on the core. ``program`` is
+    ``access`` holds the names of several links; empty for the usual single one. ``operator``: whose it is, if an LMA
+    stands between several; each has a domain file of its own. ``node`` is merged into the gateway's own configuration
+    file. ``delay_ms`` is that of its core link, one way, as of every node on the core. ``program`` is
     a command that runs there instead of ``anchord gateway``; the lab knows nothing of what it does, so it does not wait
     for it either.
     """
@@ -114,6 +117,7 @@ class Gateway:
     node: Mapping[str, Any] = field(default_factory=dict)
     delay_ms: float = 0.0
     program: tuple[str, ...] = ()
+    operator: str | None = None
 
     @property
     def links(self) -> tuple[AccessLink, ...]:
@@ -144,7 +148,24 @@ class Directory:
     program: tuple[str, ...] = ()
 
 
-Daemon = Gateway | Central | Directory
+@dataclass(frozen=True, slots=True)
+class Lma:
+    """A Local Mobility Anchor. With ``operators`` it stands between those, as their gateways' central database.
+
+    ``pools`` are what it gives hosts of plain PMIPv6. ``node`` is merged into its own configuration file, ``program``
+    runs instead of ``anchord lma``.
+    """
+
+    name: str
+    address: IPv6Address
+    pools: tuple[IPv6Network, ...] = ()
+    operators: tuple[str, ...] = ()
+    node: Mapping[str, Any] = field(default_factory=dict)
+    delay_ms: float = 0.0
+    program: tuple[str, ...] = ()
+
+
+Daemon = Gateway | Central | Directory | Lma
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +203,8 @@ class Host:
 class Topology:
     """A whole domain. ``domain`` is merged into the domain's configuration file; ``core_mtu`` is in bytes.
 
-    There is a central database if that is the ``finder``, a directory if that is, else neither: what is there is None
-    only where it is not to be, and made with its defaults if not given.
+    There is a central database if that is the ``finder`` and no LMA takes its place between operators, a directory if
+    that is, else neither: what is there is None only where it is not to be, and made with its defaults if not given.
     """
 
     gateways: Mapping[str, Gateway]
@@ -196,13 +217,19 @@ class Topology:
     domain: Mapping[str, Any] = field(default_factory=dict)
     finder: Finder = "central"
     directory: Directory | None = None
+    lmas: Mapping[str, Lma] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make the node that the finder needs."""
-        if self.finder == "central" and self.central is None:
+        if self.finder == "central" and self.central is None and self.between is None:
             object.__setattr__(self, "central", Central())
         if self.finder == "directory" and self.directory is None:
             object.__setattr__(self, "directory", Directory())
+
+    @property
+    def between(self) -> Lma | None:
+        """The LMA that stands between the operators of the gateways."""
+        return next((lma for lma in self.lmas.values() if lma.operators), None)
 
     def checked(self) -> Topology:
         """The topology itself; raises TopologyError with every reason why it cannot be built."""
@@ -249,6 +276,7 @@ class Topology:
                 },
                 "central": None if plain["central"] is None else Central(**_server(plain["central"])),
                 "directory": None if plain["directory"] is None else Directory(**_server(plain["directory"])),
+                "lmas": {name: _lma_from_plain(lma) for name, lma in plain["lmas"].items()},
             }
         )
 
@@ -258,6 +286,7 @@ class Topology:
             **dict.fromkeys(self.gateways, Kind.GATEWAY),
             **({self.central.name: Kind.CENTRAL} if self.central else {}),
             **({self.directory.name: Kind.DIRECTORY} if self.directory else {}),
+            **dict.fromkeys(self.lmas, Kind.LMA),
             CORE: Kind.CORE,
             SWITCH: Kind.SWITCH,
             **dict.fromkeys(self.correspondents, Kind.CORRESPONDENT),
@@ -275,7 +304,12 @@ class Topology:
 
     def daemon_nodes(self) -> list[Daemon]:
         """The same as what they are."""
-        return [*self.gateways.values(), *(node for node in (self.central, self.directory) if node is not None)]
+        single = (node for node in (self.central, self.directory) if node is not None)
+        return [*self.gateways.values(), *single, *self.lmas.values()]
+
+    def anchors(self) -> list[Gateway | Lma]:
+        """The nodes that pools are routed to."""
+        return [*self.gateways.values(), *self.lmas.values()]
 
     def on_core(self) -> dict[str, IPv6Interface]:
         """Every node with a link to the core router, and its address and prefix length there."""
@@ -325,6 +359,11 @@ def numbered_gateway(name: str, number: int) -> Gateway:
     return Gateway(name, numbered("f", number), (IPv6Network(f"2001:db8:a{number}::/48"),))
 
 
+def numbered_lma(name: str, number: int) -> Lma:
+    """The ``number``-th LMA (from 1) as it is when a topology says nothing but its name."""
+    return Lma(name, numbered("e", number), (IPv6Network(f"2001:db8:b{number}::/48"),))
+
+
 def router_on(link: IPv6Network) -> IPv6Address:
     """The core router's address on one of its links."""
     return link.network_address + 0xFFFF
@@ -361,6 +400,11 @@ def _gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
     )
 
 
+def _lma_from_plain(plain: Mapping[str, Any]) -> Lma:
+    pools = tuple(IPv6Network(pool) for pool in plain["pools"])
+    return Lma(**{**_server(plain), "pools": pools, "operators": tuple(plain["operators"])})
+
+
 def problems(topology: Topology) -> Iterator[Problem]:
     """Everything that makes a topology impossible to build."""
     yield from _name_problems(topology)
@@ -375,6 +419,8 @@ def _finder_problems(topology: Topology) -> Iterator[Problem]:
     for finder, node in (("central", topology.central), ("directory", topology.directory)):
         if node is not None and topology.finder != finder:
             yield (finder,), f"has no place in a domain whose finder is {topology.finder!r}, expected it to be left out"
+    if topology.central is not None and topology.between is not None:
+        yield ("central",), f"has no place beside {topology.between.name}, which takes it, expected it to be left out"
 
 
 def _delay_problems(topology: Topology) -> Iterator[Problem]:
@@ -404,7 +450,12 @@ def _host_problems(topology: Topology) -> Iterator[Problem]:
 def _name_problems(topology: Topology) -> Iterator[Problem]:
     if not topology.gateways:
         yield ("gateways",), "is empty, expected at least one gateway"
-    tables = {"gateways": topology.gateways, "correspondents": topology.correspondents, "hosts": topology.hosts}
+    tables: dict[str, Mapping[str, Any]] = {
+        "gateways": topology.gateways,
+        "lmas": topology.lmas,
+        "correspondents": topology.correspondents,
+        "hosts": topology.hosts,
+    }
     taken = {CORE: "the core router", SWITCH: "the access switch"}
     taken |= {topology.central.name: "the central database"} if topology.central else {}
     taken |= {topology.directory.name: "the directory"} if topology.directory else {}
@@ -433,10 +484,10 @@ def _name_problems(topology: Topology) -> Iterator[Problem]:
 
 
 def _pool_problems(topology: Topology) -> Iterator[Problem]:
-    pools = [(gateway.name, pool) for gateway in topology.gateways.values() for pool in gateway.pools]
+    pools = [(node.name, pool) for node in topology.anchors() for pool in node.pools]
     for (one, first), (other, second) in combinations(pools, 2):
         if first.overlaps(second):
-            yield ("gateways", other, "pools"), f"{second} overlaps {first} of {one}, expected pools apart"
+            yield (*place(topology, other), "pools"), f"{second} overlaps {first} of {one}, expected pools apart"
     for gateway in topology.gateways.values():
         if not gateway.pools:
             yield ("gateways", gateway.name, "pools"), "is empty, expected at least one prefix"
@@ -444,7 +495,7 @@ def _pool_problems(topology: Topology) -> Iterator[Problem]:
 
 def _address_problems(topology: Topology) -> Iterator[Problem]:
     links: dict[IPv6Network, str] = {}
-    pools = [(gateway.name, pool) for gateway in topology.gateways.values() for pool in gateway.pools]
+    pools = [(node.name, pool) for node in topology.anchors() for pool in node.pools]
     local = {node.name: IPv6Interface((node.address, 64)) for node in topology.correspondents.values() if node.behind}
     for name, interface in {**topology.on_core(), **local}.items():
         link = interface.network
@@ -463,6 +514,8 @@ def place(topology: Topology, node: str) -> Place:
     """Where a node on the core is described in a topology file."""
     if node in topology.gateways:
         return ("gateways", node)
+    if node in topology.lmas:
+        return ("lmas", node)
     for single in (topology.central, topology.directory):
         if single is not None and node == single.name:
             return ("central",) if single is topology.central else ("directory",)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from anchord.daemon.config import DomainConfig, NodeConfig
 from anchord.daemon.configfile import Table
 from anchord.lab import config_files
-from anchord.lab.topology import Daemon, Gateway, Place, Problem, Topology, place
+from anchord.lab.topology import Daemon, Gateway, Lma, Place, Problem, Topology, place
 
 _OF_THE_LAB = ("node", "domain", "run")  # with others the lab would not find its own daemons again
 
@@ -49,6 +49,8 @@ def _node_problems(where: Place, topology: Topology, node: Daemon) -> Iterator[P
     for key in ("access", "core"):
         if isinstance(node, Gateway) and settings[key] == []:
             yield (*where, key), "is empty, expected at least one interface for a gateway"
+        if key == "core" and isinstance(node, Lma):
+            continue
         if not isinstance(node, Gateway) and settings.get(key):
             yield (*where, key), f"is not for {node.name}, expected none"
 

@@ -38,9 +38,11 @@ from anchord.lab.topology import (
     Finder,
     Gateway,
     Host,
+    Lma,
     Topology,
     numbered,
     numbered_gateway,
+    numbered_lma,
     problems,
 )
 from anchord.lab.topology_daemons import daemon_problems
@@ -97,6 +99,7 @@ class GatewayTable(Table):
     pools: tuple[Pool, ...] | None = text(None, "a list of IPv6 prefixes of /64 or shorter", "What it anchors")
     access: tuple[str, ...] = text((), "a list of names of 1 to 3 letters or digits", "Several access links")
     local_networks: tuple[Network, ...] = text((), "a list of IPv6 prefixes", "As in domain.toml")
+    operator: str | None = text(None, "a name", "Whose it is, where an LMA stands between operators")
     node: Settings = text({}, "a table", "Merged into its node.toml")
     delay_ms: float = _delay()
     program: tuple[str, ...] = text((), "a list of a command and its arguments", "Runs instead of anchord gateway")
@@ -109,6 +112,13 @@ class ServerTable(Table):
     node: Settings = text({}, "a table", "Merged into its node.toml")
     delay_ms: float = _delay()
     program: tuple[str, ...] = text((), "a list of a command and its arguments", "Runs instead of our daemon")
+
+
+class LmaTable(ServerTable):
+    """``[lmas.NAME]``: all of it may be left out."""
+
+    pools: tuple[Pool, ...] | None = text(None, "a list of IPv6 prefixes of /64 or shorter", "What it anchors")
+    operators: tuple[str, ...] = text((), "a list of operators", "Between whom it stands, as their central database")
 
 
 class CorrespondentTable(Table):
@@ -151,6 +161,7 @@ class TopologyTable(Table):
     )
     central: ServerTable | None = text(None, "a table", "The central database")
     directory: ServerTable | None = text(None, "a table", "The directory")
+    lmas: dict[str, LmaTable] = text({}, "a table for each", "Local Mobility Anchors")
     correspondents: dict[str, CorrespondentTable] = text({}, "a table for each", "Nodes that hosts talk to")
     hosts: dict[str, HostTable] = text({}, "a table for each host", "The mobile nodes")
     domain: Settings = text({}, "a table", "Merged into domain.toml")
@@ -182,6 +193,7 @@ def _made(raw: Mapping[str, Any]) -> Topology:
         correspondents=_each(raw, "correspondents", _correspondent),
         central=_central(raw["central"]) if "central" in raw else None,
         directory=_directory(raw["directory"]) if "directory" in raw else None,
+        lmas=_each(raw, "lmas", _lma),
         finder=raw["finder"] if raw.get("finder") in get_args(Finder) else "central",
         **{
             key: raw[key]
@@ -208,10 +220,27 @@ def _gateway(name: str, number: int, table: Mapping[str, Any]) -> Gateway:
         pools=() if table.get("pools") == [] else _read_list(pool, table, "pools") or plain.pools,
         access=tuple(name for name in _list(table, "access") if isinstance(name, str)),
         local_networks=_read_list(network, table, "local_networks"),
+        operator=_read(_text, table, "operator", None),
         node=_table(table, "node"),
         delay_ms=_milliseconds(table),
         program=_program(table),
     )
+
+
+def _lma(name: str, number: int, table: Mapping[str, Any]) -> Lma:
+    plain = numbered_lma(name, number)
+    return Lma(
+        name=name,
+        pools=_read_list(pool, table, "pools") if "pools" in table else plain.pools,
+        operators=tuple(name for name in _list(table, "operators") if isinstance(name, str)),
+        **_server(table, plain.address),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is {shown(value)}, expected text")
+    return value
 
 
 def _central(value: object) -> Central:

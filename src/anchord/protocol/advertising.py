@@ -41,6 +41,22 @@ class Advertising:
             return
         lifetimes = self._core.settings.domain.lifetimes
         session.advertised_s = now.monotonic_s
+        if session.is_fixed:
+            self._advertise_home(session)
+        else:
+            self._advertise_anchors(session)
+        self._core.timers.set(("advertise", session.key), now.monotonic_s + lifetimes.advertise_every_s)
+
+    def _advertise_home(self, session: Session) -> None:
+        """Of a plain LMA's node: one router, and the prefixes are the node's for good (RFC 5213 section 6.9.2)."""
+        lifetimes = self._core.settings.domain.lifetimes
+        for anchor in session.anchors:
+            home = tuple(AdvertisedPrefix(p, lifetimes.valid_s, lifetimes.preferred_s) for p in anchor.prefixes)
+            router_s, resolvers = lifetimes.router_s, self._own_resolvers
+            self._show(session, anchor.router, home, router_s, Preference.MEDIUM, resolvers=resolvers)
+
+    def _advertise_anchors(self, session: Session) -> None:
+        lifetimes = self._core.settings.domain.lifetimes
         own = AdvertisedPrefix(session.prefix, lifetimes.valid_s, lifetimes.preferred_s)
         shown = () if session.withheld else (own,)
         self._show(session, session.router, shown, lifetimes.router_s, Preference.MEDIUM, resolvers=self._own_resolvers)
@@ -52,7 +68,6 @@ class Advertising:
             preferred_s = lifetimes.preferred_s if anchor is preferred else 0
             old = tuple(AdvertisedPrefix(prefix, lifetimes.valid_s, preferred_s) for prefix in anchor.prefixes)
             self._show_anchor(session, anchor, old, lifetimes.router_s, Preference.LOW)
-        self._core.timers.set(("advertise", session.key), now.monotonic_s + lifetimes.advertise_every_s)
 
     def answer(self, session: Session, now: Instant) -> None:
         """To a solicitation: at once, because a DLIF is a point-to-point link, but rate limited (decision 22)."""
@@ -68,6 +83,8 @@ class Advertising:
         """Have the node forget every router it has been shown here."""
         for anchor in session.anchors:
             self.withdraw_anchor(session, anchor)
+        if session.is_fixed:
+            return
         gone = (AdvertisedPrefix(session.prefix, 0, 0),)
         self._show(session, session.router, gone, 0, Preference.MEDIUM, resolvers=self._own_resolvers)
 

@@ -47,11 +47,13 @@ def echo_options(
 ) -> list[Option]:
     """What every PBA repeats of its PBU (RFC 5213 section 5.3.6).
 
-    A missing identifier is answered by an empty one, missing indicators by zero. ``ticks`` replaces the Timestamp's
-    value, ``prefixes`` the Home Network Prefix options.
+    A missing identifier is answered by an empty one, a missing prefix and missing indicators by zero. ``ticks``
+    replaces the Timestamp's value, ``prefixes`` the Home Network Prefix options.
     """
     options: list[Option] = [update.first(MobileNodeIdentifier) or MobileNodeIdentifier(MnIdSubtype.NAI, b"")]
-    options += update.all(HomeNetworkPrefix) if prefixes is None else prefixes
+    if prefixes is None:
+        prefixes = update.all(HomeNetworkPrefix) or [HomeNetworkPrefix(ALL_ZERO_PREFIX)]
+    options += prefixes
     options.append(update.first(HandoffIndicator) or HandoffIndicator(0))
     options.append(update.first(AccessTechnologyType) or AccessTechnologyType(0))
     stamp = update.first(Timestamp)
@@ -115,7 +117,9 @@ class AnchoringRole:
             self._refuse(update, source, verdict, now)
             return
         session = self._core.sessions.get(verdict.key)
-        if update.lifetime_s == 0:
+        if session is not None and session.is_fixed:
+            self._refuse(update, source, Status.NOT_LMA_FOR_THIS_MOBILE_NODE, now)  # its LMA is, by policy
+        elif update.lifetime_s == 0:
             self._end(verdict, session, now)
         elif session is None and verdict.direct:
             self._refuse(update, source, Status.NOT_LMA_FOR_THIS_MOBILE_NODE, now)
@@ -155,7 +159,7 @@ class AnchoringRole:
         named = update.first(ServingMaar)
         direct = source != self._domain.central
         serving = source if direct else None if named is None else named.address
-        if update.lifetime_s and serving not in self._domain.gateways:
+        if update.lifetime_s and serving not in self._domain.gateways and serving not in self._domain.lmas:
             # Decision 35: a PBU* without a usable Serving MAAR cannot be carried out.
             return Status.REASON_UNSPECIFIED
         return _Request(update, mn_id, mac, key, ticks, serving, source, direct)

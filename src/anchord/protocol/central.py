@@ -1,8 +1,8 @@
-"""The Central Mobility Database (CMD) in proxy mode as one object: inputs and the time in, outputs out.
+"""The Central Mobility Database (CMD) as one object: inputs and the time in, outputs out.
 
-It knows for every mobile node which gateway serves it and which others anchor prefixes it still holds. A gateway that
-registers a node is answered at once from that knowledge, and the anchors are told in parallel where the node is now
-(RFC 8885 section 3.4). Data packets never come here.
+It knows for every mobile node which gateway serves it and which others anchor prefixes it still holds. When a gateway
+registers a node, the anchors are told where it is now (``telling.py``) and the gateway is told who they are, before or
+after they have answered: that is the mode (``answering.py``; RFC 8885 sections 3.2-3.4). Data packets never come here.
 
 Where RFC 8885 contradicts RFC 5213: a PBU for a known node with a *new* prefix from another gateway is a handover, not
 a second session (RFC 8885 section 3.2 (2) against RFC 5213 section 5.4.1.1; decision 6); a PBU with lifetime 0 counts
@@ -11,24 +11,27 @@ only from the serving gateway (section 3.5).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
-from anchord.protocol.agreement import agreement_option, agrees
 from anchord.protocol.anchoring import PBA_FLAGS, echo_options, refusal
+from anchord.protocol.answering import Answering
 from anchord.protocol.binding import Binding, BindingCache
 from anchord.protocol.checking import Checks, Request
 from anchord.protocol.counters import Counters
-from anchord.protocol.groups import Anchor, read_groups, split_groups, write_group
+from anchord.protocol.exchange import Exchanges
+from anchord.protocol.groups import Anchor, read_groups
 from anchord.protocol.identity import derive_router, mac_text, mn_id_text
 from anchord.protocol.inputs import Input, MessageDropped, MessageReceived
+from anchord.protocol.notifying import Notifying
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Output, Persist, Send
 from anchord.protocol.reminding import Reminding
 from anchord.protocol.revoking import Revocation, Revoking, acknowledgement
-from anchord.protocol.settings import CentralSettings, GatewayInfo
-from anchord.protocol.telling import Telling
+from anchord.protocol.settings import CentralSettings, GatewayInfo, Mode
+from anchord.protocol.telling import LEAST_LIFETIME_S, Telling
 from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import (
     BindingAcknowledgement,
@@ -38,27 +41,28 @@ from anchord.wire.messages import (
     RevocationStatus,
     RevocationTrigger,
     Status,
+    UpdateNotificationAcknowledgement,
 )
-from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, LinkLocalAddress, Option
-
-# What a PBA takes besides its groups: header, echoed options, some Home Network Prefixes (decision 33).
-FIXED_BYTES = 180
+from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, HandoffIndicator
 
 
 class Central(Outbox):
     """The protocol of the CMD. Not thread-safe; never blocks; never raises on anything that arrives."""
 
-    def __init__(self, settings: CentralSettings) -> None:
+    def __init__(self, settings: CentralSettings, is_bound: Callable[[IPv6Address], bool] = lambda peer: False) -> None:
+        """``is_bound``: whether somebody else on this node has bindings with a peer."""
         domain = settings.domain
         super().__init__(Counters(tuple(domain.gateways)))
         self.settings = settings
         self._domain = domain
         self._cache = BindingCache()
         self._checks = Checks(settings, self._cache, self.counters)
+        self._answering = Answering(domain, self._cache, self)
+        self._exchanges = Exchanges(domain.timing, domain.limits, self.counters)
         self._revoking = Revoking(self, domain.timing, domain.limits, self._revoked)
-        self._telling = Telling(domain, self._cache, self._revoking, self)
-        self._reminding = Reminding(domain, self._cache, self._telling, self)
-        self._exchanges = self._telling.exchanges
+        self._notifying = Notifying(domain, self._exchanges, self._revoking, self)
+        self._telling = Telling(domain, self._cache, self._exchanges, self._answering, self._notifying, self)
+        self._reminding = Reminding(domain, self._cache, self._telling, self, is_bound)
         self._timers: Timers[tuple[str, str]] = Timers()
 
     @property
@@ -77,8 +81,17 @@ class Central(Outbox):
             self._cache.keep(binding)
             delay_s = max(binding.expires_wall_s - now.wall_s, 0.0)
             self._timers.set(("expire", key), now.monotonic_s + delay_s)
+            if not binding.ending:
+                self._ask_again(binding, now)
         self._reminding.restore(store, now)
         return self.take_outputs()
+
+    def _ask_again(self, binding: Binding, now: Instant) -> None:
+        """Who had not acknowledged where the node is may never have been told."""
+        lifetime_s = int(binding.expires_wall_s - now.wall_s)
+        for anchor in binding.anchors:
+            if anchor.maar in binding.unconfirmed and lifetime_s >= LEAST_LIFETIME_S:
+                self._telling.tell(binding, anchor, lifetime_s, now)
 
     def handle(self, event: Input, now: Instant) -> list[Output]:
         """One input."""
@@ -91,7 +104,9 @@ class Central(Outbox):
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        clocks = (self._timers, self._exchanges, self._reminding, self._revoking)
+        clocks = (
+            self._timers, self._exchanges, self._answering, self._notifying, self._reminding, self._revoking,
+        )  # fmt: skip
         times = [t for clock in clocks if (t := clock.next_s()) is not None]
         return min(times) if times else None
 
@@ -101,14 +116,17 @@ class Central(Outbox):
             binding = self.bindings.get(exchange.session)
             if binding is None and exchange.tries > self._domain.limits.end_tries:
                 # The anchor's own dead-man timer frees what we cannot (decision 19).
-                self._exchanges.forget(exchange.session, exchange.peer)
+                self._exchanges.cancel(exchange.peer, exchange.session)
                 continue
             if exchange.tries > 1:
                 self.counters.of(exchange.peer).repeated += 1
             if binding is not None:
                 # The anchor will remember this timestamp: a gateway's next PBU has to be newer (decision 11).
                 binding.ticks = max(binding.ticks, exchange.ticks)
+                self._telling.repeats(exchange, binding, now)
             self.emit(*outputs)
+        self._answering.due(now)
+        self._notifying.due(now)
         while (item := self._timers.pop_due(now.monotonic_s)) is not None:
             binding = self.bindings.get(item[1])
             if binding is not None and binding.ending:
@@ -123,19 +141,21 @@ class Central(Outbox):
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
         message = self.admit(event, now)
-        if message is None:
+        if message is None or self._reminding.heard(event.source, message, now):
             return
         gateway = self._domain.gateways[event.source]
         if isinstance(message, BindingUpdate):
             self._update(message, gateway, now)
         elif isinstance(message, BindingAcknowledgement):
             self._telling.acknowledged(message, gateway, now)
+        elif isinstance(message, UpdateNotificationAcknowledgement):
+            self._notifying.acknowledged(event.source, message)
         elif isinstance(message, BindingRevocationAcknowledgement):
             self._revoking.acknowledged(event.source, message, now)
         elif isinstance(message, BindingRevocationIndication):
             # A gateway ends its sessions by PBUs with lifetime 0.
             self.emit(Send(event.source, acknowledgement(message, RevocationStatus.REVOCATION_FUNCTION_NOT_SUPPORTED)))
-        elif not self._reminding.heard(event.source, message, now):
+        else:
             self.unrecognized(event, now)
 
     def _update(self, update: BindingUpdate, gateway: GatewayInfo, now: Instant) -> None:
@@ -159,110 +179,167 @@ class Central(Outbox):
             self._deregister(request, now)
             return
         if binding is not None and request.ticks and request.ticks == binding.ticks:
-            self._answer(request, binding)
+            if self._answering.is_gathering(binding):
+                self.counters.of(request.gateway.address).drop("repeated-while-gathering")
+            else:
+                self._answering.answer(binding, request)
             return
+        moved = binding is None or binding.serving.maar != request.gateway.address
+        dismissed: list[Anchor] = []
+        binding = self._register(request, dismissed, now)
+        lifetime_s = min(update.lifetime_s, self._domain.lifetimes.binding_s)
+        binding.expires_wall_s = now.wall_s + lifetime_s
+        self._timers.set(("expire", binding.key), now.monotonic_s + lifetime_s)
+        self._notifying.answered(binding.key)
+        if self._domain.mode is Mode.PROXY:
+            # Answer first: the node waits for this one (RFC 8885 section 3.4).
+            self._persist(binding)
+            self._answering.answer(binding, request)
+            self._telling.tell_anchors(binding, moved, lifetime_s, now)
+        else:
+            # Ask first: the node waits for the slowest anchor (RFC 8885 section 3.2).
+            awaited = self._telling.tell_anchors(binding, moved, lifetime_s, now)
+            self._persist(binding)
+            if awaited:
+                self._answering.gather(binding, request, now)
+            else:
+                self._answering.answer(binding, request)
+        for anchor in dismissed:
+            self._telling.dismiss(binding, anchor, now)
+
+    def _register(self, request: Request, dismissed: list[Anchor], now: Instant) -> Binding:
+        """What has become of the session. Who has to be told that it has no part in it any more is ``dismissed``."""
+        update, binding = request.update, request.binding
         face = read_groups(request.gateway.address, update.options).own
         serving = replace(face, prefixes=request.prefixes)
-        released: list[Anchor] = []
         before = [] if binding is None else binding.prefixes()
+        if binding is not None:
+            binding.forget_released(now.wall_s)
         if binding is None:
             binding = Binding(request.key, request.mn_id, request.link_layer_id, serving)
-            moved = False
+            known = False
+        elif binding.serving.maar != serving.maar:
+            known = self._hand_over(binding, serving, dismissed, now)
         else:
-            moved = binding.serving.maar != serving.maar
-            if moved:
-                released = self._hand_over(binding, serving)
-            else:
-                binding.serving = replace(serving, router=serving.router or binding.serving.router)
+            binding.serving = replace(serving, router=serving.router or binding.serving.router)
+            known = not binding.withheld
+        if request.binding is None or update.first(HandoffIndicator) != HandoffIndicator(Handoff.UNCHANGED):
+            self._remember_anchors(binding, update)
+        self._keep_budget(binding, known, dismissed, now)
         self._cache.let_go(before)  # keep() enters again what the node still holds
+        self._cache.keep(binding)
         binding.ending = False
         binding.ticks = max(request.ticks, binding.ticks)
         binding.sequence = update.sequence
         technology = update.first(AccessTechnologyType)
         binding.access_technology = technology.value if technology is not None else 0
-        lifetime_s = min(update.lifetime_s, self._domain.lifetimes.binding_s)
-        binding.expires_wall_s = now.wall_s + lifetime_s
-        self._timers.set(("expire", binding.key), now.monotonic_s + lifetime_s)
-        if request.binding is None:
-            self._remember_anchors(binding, update)
-        self._cache.keep(binding)
-        self._persist(binding)
-        # Answer first: the node waits for this one (RFC 8885 section 3.4).
-        self._answer(request, binding)
-        for anchor in released:
-            self._telling.tell(binding, anchor, 0, now)
-        self._telling.tell_anchors(binding, moved, lifetime_s, now)
+        return binding
 
-    def _hand_over(self, binding: Binding, serving: Anchor) -> list[Anchor]:
+    def _hand_over(self, binding: Binding, serving: Anchor, dismissed: list[Anchor], now: Instant) -> bool:
         """RFC 8885 section 3.2 (2): the gateway just left becomes an anchor; an anchor that serves again is none.
 
-        Returns anchors that exceed the limit of the node and have to be released, oldest first (RFC 8885 section 6).
+        A gateway that was not allowed to show its prefix anchors nothing: it is ``dismissed``. Returns whether the
+        node has addresses of the new gateway's prefix already.
         """
-        left = binding.serving
-        binding.anchors = [a for a in binding.anchors if a.maar not in (serving.maar, left.maar)]
-        binding.anchors.append(left)
-        binding.serving = serving
+        left, returned = binding.serving, binding.anchor(serving.maar)
+        known = [] if returned is None else [*returned.prefixes]
+        if returned is not None:
+            binding.release(returned, now.wall_s + self._domain.lifetimes.valid_s)
         # A PBU* that still waits at the new serving gateway's is void: it is no anchor of this node now (decision 16).
         self._exchanges.cancel(serving.maar, binding.key)
-        surplus = len(binding.anchors) + 1 - self._domain.limits.anchors_per_host
-        released, binding.anchors = binding.anchors[: max(surplus, 0)], binding.anchors[max(surplus, 0) :]
-        return released
+        if binding.withheld:
+            dismissed.append(left)
+        else:
+            binding.anchors.append(left)
+        binding.serving = serving
+        binding.withheld = False
+        binding.unsettle()
+        return all(prefix in known for prefix in serving.prefixes)
+
+    def _keep_budget(self, binding: Binding, known: bool, dismissed: list[Anchor], now: Instant) -> None:
+        """Decision 18 a: so many prefixes of a node live, given up ones included until its addresses are gone.
+
+        When they are spent the node gets no new one, and the newest old one stays preferred. Giving one up makes room
+        only when its lifetime is over, so it is the oldest, and one at a time.
+        """
+        if binding.released:
+            for prefix in binding.serving.prefixes:
+                known = binding.released.pop(prefix, None) is not None or known
+        if known:
+            binding.withheld = False
+            return
+        live = binding.live() + len(binding.serving.prefixes)
+        withheld = live > self._domain.limits.anchors_per_host
+        if withheld and not binding.withheld:
+            self.counters.count("limit.prefixes")
+            self.report("prefix-withheld", mn=mn_id_text(binding.mn_id), gateway=str(binding.serving.maar))
+        binding.withheld = withheld
+        if withheld and not binding.released and len(binding.anchors) > 1:
+            oldest = binding.anchors[0]
+            binding.release(oldest, now.wall_s + self._domain.lifetimes.valid_s)
+            self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(oldest.maar), cause="budget")
+            dismissed.append(oldest)
 
     def _remember_anchors(self, binding: Binding, update: BindingUpdate) -> None:
-        """Decision 26: we lost our store; a refresh lists what the node retains.
+        """Decision 26: a refresh lists what the node retains, and so does a gateway that had to go on without us.
 
-        Pools are exclusive, so each prefix names its anchor.
+        Pools are exclusive, so each prefix names its anchor. What was given up is not taken back.
         """
         for option in update.all(AnchoredPrefix):
             owner = self._domain.anchor_of(option.prefix)
-            if owner is None or owner.address == binding.serving.maar:
+            if owner is None or owner.address == binding.serving.maar or option.prefix in binding.released:
                 continue
             known = binding.anchor(owner.address)
             if known is not None or not self._cache.may_hold(binding.key, option.prefix):
                 continue
             router = derive_router(self._domain.secret, owner.name, binding.mn_id)
             binding.anchors.append(Anchor(owner.address, (option.prefix,), router, owner.local_networks))
-
-    def _answer(self, request: Request, binding: Binding) -> None:
-        """RFC 5213 section 5.3.6 and RFC 8885 section 3.4: one group of options for each anchor."""
-        echoed = [_link_local(option, binding) for option in echo_options(request.update)]
-        same = agrees(request.update.options, self._domain.digest)
-        if self.counters.agreement(request.gateway.address, same):
-            self.report("domain-differs", "error", peer=str(request.gateway.address))
-        lifetime_s = min(request.update.lifetime_s, self._domain.lifetimes.binding_s)
-        for part in split_groups(binding.anchors, FIXED_BYTES):
-            options: list[Option] = [*echoed]
-            if same is not None:
-                options += agreement_option(self._domain.digest)
-            for anchor in part:
-                options += write_group(anchor)
-            acknowledgement = BindingAcknowledgement(
-                int(Status.ACCEPTED), request.update.sequence, lifetime_s, PBA_FLAGS, tuple(options)
-            )
-            self.emit(Send(request.gateway.address, acknowledgement))
+            binding.unconfirmed[owner.address] = False
 
     # Ends
 
     def _deregister(self, request: Request, now: Instant) -> None:
         """RFC 5213 section 5.3.5: answered at once, carried out after MinDelayBeforeBCEDelete unless a PBU comes."""
-        binding = request.binding
-        if binding is None or binding.serving.maar != request.gateway.address:
-            # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
-            self.counters.of(request.gateway.address).drop("deregistration-not-serving")
+        binding, gateway = request.binding, request.gateway.address
+        if binding is not None and binding.serving.maar != gateway:
+            self._deregister_anchor(request, binding, now)
             return
-        binding.ticks = max(binding.ticks, request.ticks)
-        self._ends_soon(binding, now)
+        if binding is not None:
+            binding.ticks = max(binding.ticks, request.ticks)
+            self._ends_soon(binding, now)
+        self._acknowledge(request, 0)
+
+    def _deregister_anchor(self, request: Request, binding: Binding, now: Instant) -> None:
+        """An anchor gives up its own prefix, because nobody uses it (decision 18 b)."""
+        gateway = request.gateway.address
+        anchor = binding.anchor(gateway)
+        if anchor is None and all(prefix in binding.released for prefix in request.prefixes):
+            self._acknowledge(request, 0)  # once more
+        elif anchor is None or sorted(anchor.prefixes) != sorted(request.prefixes):
+            # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
+            self.counters.of(gateway).drop("deregistration-not-serving")
+        elif not self.settings.idle_release:
+            # RFC 8885 section 3.5, the second alternative: not while the node is in the domain.
+            binding.ticks = max(binding.ticks, request.ticks)
+            self._acknowledge(request, max(int(binding.expires_wall_s - now.wall_s), LEAST_LIFETIME_S))
+        else:
+            binding.ticks = max(binding.ticks, request.ticks)
+            self._exchanges.cancel(gateway, binding.key)
+            self._telling.withdraw(binding, anchor, now)
+            self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(gateway), cause="idle")
+            self._acknowledge(request, 0)
+
+    def _acknowledge(self, request: Request, lifetime_s: int) -> None:
+        """A PBA without groups."""
         options = tuple(echo_options(request.update))
-        self.emit(
-            Send(
-                request.gateway.address,
-                BindingAcknowledgement(int(Status.ACCEPTED), request.update.sequence, 0, PBA_FLAGS, options),
-            )
-        )
+        ack = BindingAcknowledgement(int(Status.ACCEPTED), request.update.sequence, lifetime_s, PBA_FLAGS, options)
+        self.emit(Send(request.gateway.address, ack))
 
     def _ends_soon(self, binding: Binding, now: Instant) -> None:
         """De-registered or expired: a PBU within MinDelayBeforeBCEDelete still finds every anchor (decision 20)."""
         binding.ending = True
+        self._answering.forget(binding.key)
+        self._notifying.answered(binding.key)
         delay_s = self._domain.timing.min_delay_before_bce_delete_s
         binding.expires_wall_s = now.wall_s + delay_s
         self._timers.set(("expire", binding.key), now.monotonic_s + delay_s)
@@ -318,11 +395,3 @@ class Central(Outbox):
 
     def _persist(self, binding: Binding) -> None:
         self.emit(Persist("binding", binding.key, binding.to_json()))
-
-
-def _link_local(option: Option, binding: Binding) -> Option:
-    """RFC 5213 section 5.3.6: an all-zero Link-local Address asks for the one that the node's router is to use."""
-    face = binding.serving.router
-    if isinstance(option, LinkLocalAddress) and not int(option.address) and face is not None:
-        return LinkLocalAddress(face.address)
-    return option

@@ -43,14 +43,14 @@ class GatewayCore(Outbox):
     def __init__(self, settings: GatewaySettings) -> None:
         domain = settings.domain
         central = () if domain.central is None else (domain.central,)
-        peers = (*central, *(a for a in domain.gateways if a != settings.me.address))
+        peers = (*central, *(a for a in domain.gateways if a != settings.me.address), *domain.lmas)
         super().__init__(Counters(peers))
         self.settings = settings
         self.sessions: dict[str, Session] = {}
         self.by_mac: dict[bytes, Session] = {}
         self.router_macs: dict[bytes, str] = {}  # every face shown here -> session key
         self.pool = PrefixPool(settings.me.pools)
-        self.exchanges = Exchanges(domain.timing, domain.limits)
+        self.exchanges = Exchanges(domain.timing, domain.limits, self.counters)
         self.timers: Timers[tuple[str, str]] = Timers()
         self.conflicts: dict[str, str] = {}  # access interface -> who else is on that segment
         self._ticket = 0
@@ -88,13 +88,8 @@ class GatewayCore(Outbox):
 
         ``heed``: its frames are news again at once. ``rest``: the prefix rests although nobody was told of it.
         """
-        advertised = not session.withheld and (session.advertised_s >= 0 or session.phase is not Phase.REGISTERING)
-        rest_s = self.settings.domain.lifetimes.valid_s if advertised or rest else 0
-        until = now.wall_s + rest_s
-        self.pool.release(session.prefix, until)
-        if rest_s:
-            self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
-            self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
+        if not session.is_fixed:
+            self._give_back(session, rest, now)
         self.emit(Persist("session", session.key, None))
         for kind in (
             "refresh",
@@ -110,13 +105,22 @@ class GatewayCore(Outbox):
         ):
             self.timers.cancel((kind, session.key))
         for peer in self.counters.peers:
-            self.exchanges.forget(session.key, peer)
+            self.exchanges.cancel(peer, session.key)
         if heed:
             self.detach(session)
         self.emit(Declare(HostState(session.key), self._next_ticket(session.key)))
         del self.sessions[session.key], self.by_mac[session.mac], self._newest_ticket[session.key]
         for mac in [mac for mac, key in self.router_macs.items() if key == session.key]:
             del self.router_macs[mac]
+
+    def _give_back(self, session: Session, rest: bool, now: Instant) -> None:
+        advertised = not session.withheld and (session.advertised_s >= 0 or session.phase is not Phase.REGISTERING)
+        rest_s = self.settings.domain.lifetimes.valid_s if advertised or rest else 0
+        until = now.wall_s + rest_s
+        self.pool.release(session.prefix, until)
+        if rest_s:
+            self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
+            self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
 
     def lives_on(self, session: Session, lifetime_s: float, now: Instant) -> None:
         """The session may last ``lifetime_s`` from now; it is refreshed in time."""

@@ -102,7 +102,7 @@ class Gateway:
     def _restore_session(self, key: str, value: dict[str, Any], now: Instant) -> None:
         core = self._core
         session = Session.from_json(key, value)
-        if not self.settings.me.owns(session.prefix) or not core.pool.claim(session.prefix, key):
+        if not self._may_go_on(session):
             core.report("journal-refused", "error", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
             core.emit(Persist("session", key, None))
             return
@@ -123,6 +123,13 @@ class Gateway:
             core.timers.set(("refresh", key), now.monotonic_s + min(1.0, left_s / 2))
         core.timers.set(("expire", key), now.monotonic_s + left_s)
         core.declare(session)
+
+    def _may_go_on(self, session: Session) -> bool:
+        """Whether the configuration still has a place for what was journalled."""
+        fixed_anchor = self.settings.domain.fixed_anchor_of(session.mac)
+        if session.is_fixed:
+            return fixed_anchor is not None and all(anchor.maar == fixed_anchor.address for anchor in session.anchors)
+        return self.settings.me.owns(session.prefix) and self._core.pool.claim(session.prefix, session.key)
 
     def handle(self, event: Input, now: Instant) -> list[Output]:
         """One input."""
@@ -191,7 +198,7 @@ class Gateway:
             "persist": self._of_session(lambda session, now: core.persist(session)),
             "listen": self._of_session(lambda session, now: core.ignore(session)),
             "idle": self._of_session(lambda session, now: self._releasing.due(session)),
-            "rested": lambda prefix, now: core.emit(Persist("resting", prefix, None)),
+            "rested": self._rested,
             "heed": self._heed,
         }
 
@@ -202,6 +209,10 @@ class Gateway:
                 act(session, now)
 
         return on_timer
+
+    def _rested(self, prefix: str, now: Instant) -> None:
+        self._core.pool.rested(IPv6Network(prefix))
+        self._core.emit(Persist("resting", prefix, None))
 
     def _heed(self, place: str, now: Instant) -> None:
         """``place``: interface and MAC address."""
@@ -246,19 +257,27 @@ class Gateway:
     # Peers
 
     def _is_bound(self, peer: IPv6Address) -> bool:
-        """Whether there are bindings with ``peer``: at the CMD, if there is one, else with each other."""
-        central, sessions = self.settings.domain.central, self.sessions.values()
-        if central is not None:
-            return peer == central and any(s.registered or s.phase is Phase.AWAY for s in sessions)
+        """Whether there are bindings with ``peer``: at the CMD, if there is one, else with each other; at an LMA."""
+        domain, sessions = self.settings.domain, self.sessions.values()
+        if peer == domain.central and any(s.registered or s.phase is Phase.AWAY for s in sessions if not s.is_fixed):
+            return True
+        if domain.central is not None and peer not in domain.lmas:
+            return False
         return any(peer == s.serving or any(peer == anchor.maar for anchor in s.anchors) for s in sessions)
 
     def _lost_state(self, peer: IPv6Address, now: Instant) -> None:
-        """A CMD without its store is told of every host that is served here (decisions 26 and 32).
+        """A CMD or LMA without its store is told of every host that is registered with it (decisions 26 and 32).
 
         An anchor without its journal would not believe us: without a CMD, what it anchored ends (``direct.py``).
         """
-        if peer == self.settings.domain.central:
-            self._again.start(peer, (key for key, s in self.sessions.items() if s.phase is Phase.SERVING), now)
+        told = [key for key, s in self.sessions.items() if s.phase is Phase.SERVING and peer == self._registrar(s)]
+        if told:
+            self._again.start(peer, told, now)
+
+    def _registrar(self, session: Session) -> IPv6Address | None:
+        domain = self.settings.domain
+        lma = domain.fixed_anchor_of(session.mac) if session.is_fixed else None
+        return domain.central if lma is None else lma.address
 
     def _register_again(self, peer: IPv6Address, key: str, now: Instant) -> bool:
         """As before any refresh, the host has been heard lately or is asked: it may have left for another gateway."""

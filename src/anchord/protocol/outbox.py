@@ -43,9 +43,9 @@ ERROR_EVERY_S = 1.0
 class Outbox:
     """Collects what a protocol object wants done; ``take_outputs`` hands it to the caller."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, understanding: Understanding | None = None) -> None:
         self.counters = counters
-        self.understanding = Understanding()
+        self.understanding = understanding or Understanding()
         self._error_sent_s: dict[IPv6Address, float] = {}  # monotonic, by configured peer
         self._outputs: list[Output] = []
 

@@ -13,6 +13,7 @@ from anchord.protocol.advertising import Advertising
 from anchord.protocol.agreement import agreement_option, agrees
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import status_name
+from anchord.protocol.denying import deny
 from anchord.protocol.exchange import Exchange
 from anchord.protocol.finder import Serve
 from anchord.protocol.groups import Anchor, face_options, merge_anchors, read_groups
@@ -198,15 +199,18 @@ class Registering:
         return True
 
     def _read_anchors(self, session: Session, ack: BindingAcknowledgement) -> tuple[Anchor, ...]:
-        """The groups of a PBA, as far as they can be true: a prefix belongs to the gateway that owns its pool."""
+        """The groups of a PBA, as far as they can be true: a prefix belongs to the gateway that owns its pool.
+
+        Prefixes of other operators are reached through the home LMA that stands for them.
+        """
         groups = read_groups(self._central, ack.options)
         counters = self._core.counters.of(self._central)
         for _ in range(groups.orphans):
             counters.drop("orphan-option")
         anchors: list[Anchor] = []
         for anchor in groups.anchors[: self._domain.limits.anchors_per_host]:
-            info = self._domain.gateways.get(anchor.maar)
-            prefixes = tuple(p for p in anchor.prefixes if info is not None and info.owns(p))
+            info = self._domain.gateways.get(anchor.maar) or self._domain.lmas.get(anchor.maar)
+            prefixes = tuple(p for p in anchor.prefixes if self._domain.may_anchor(anchor.maar, p))
             if info is None or anchor.maar == self._core.settings.me.address or not prefixes:
                 counters.drop("foreign-anchor")
                 continue
@@ -230,23 +234,4 @@ class Registering:
             core.exchanges.cancel(central, exchange.session)
             lasting = ack.status not in _PASSING or (session is not None and not session.registered)
             if session is not None and exchange.message.lifetime_s and lasting:
-                self._deny(session, ack.status, now)
-
-    def _deny(self, session: Session, status: int, now: Instant) -> None:
-        """No prefix, no forwarding (RFC 5213 section 6.9.1.2 (11)), and no further frames of it for a while."""
-        core = self._core
-        interface, mac = session.interface, session.mac
-        core.timers.cancel(("fallback", session.key))
-        if session.phase is Phase.SERVING:
-            self._advertising.withdraw_all(session)
-        if session.serving is not None:
-            # It stays our node elsewhere, as far as we know.
-            session.phase = Phase.AWAY
-            session.interface = None
-            core.persist(session)
-            core.declare(session)
-        else:
-            # 155: never the same prefix again (RFC 5213 section 6.9.1.2 (10)); a rested one is offered next time.
-            core.close(session, now, heed=False, rest=status == Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX)
-        if interface is not None:
-            core.timers.set(("heed", f"{interface}/{mac.hex()}"), now.monotonic_s + self._domain.timing.refuse_s)
+                deny(core, self._advertising, session, ack.status, now)

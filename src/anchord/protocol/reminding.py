@@ -7,20 +7,17 @@ to be established again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address
 from typing import Any
 
 from anchord.protocol.binding import BindingCache
-from anchord.protocol.exchange import ticks_of
 from anchord.protocol.outbox import Admitted, Outbox
 from anchord.protocol.peerlife import Again, PeerLife
 from anchord.protocol.settings import DomainSettings
-from anchord.protocol.telling import Telling
+from anchord.protocol.telling import LEAST_LIFETIME_S, Telling
 from anchord.protocol.timers import Instant
 
-# The least lifetime that the wire can carry (RFC 6275 section 6.1.7).
-LEAST_LIFETIME_S = 4
 # So much of what may be sent at all goes to reminders: handovers are told at the same rate.
 SHARE = 0.5
 
@@ -28,11 +25,20 @@ SHARE = 0.5
 class Reminding:
     """Heartbeats of the CMD, and PBU* to gateways that were restarted without their journal."""
 
-    def __init__(self, domain: DomainSettings, cache: BindingCache, telling: Telling, out: Outbox) -> None:
+    def __init__(
+        self,
+        domain: DomainSettings,
+        cache: BindingCache,
+        telling: Telling,
+        out: Outbox,
+        is_bound: Callable[[IPv6Address], bool],
+    ) -> None:
+        """``is_bound``: whether there are bindings with a peer that are not in ``cache``."""
         self._domain = domain
         self._cache = cache
         self._telling = telling
-        self._life = PeerLife(out, domain.timing, domain.limits, cache.has_prefixes_of, self._lost_state)
+        self._is_bound_elsewhere = is_bound
+        self._life = PeerLife(out, domain.timing, domain.limits, self._is_bound, self._lost_state)
         self._again = Again(domain.limits.updates_per_s * SHARE, self._tell)
 
     def restore(self, store: Mapping[str, Mapping[str, Mapping[str, Any]]], now: Instant) -> None:
@@ -53,6 +59,9 @@ class Reminding:
         self._life.due(now)
         self._again.due(now)
 
+    def _is_bound(self, peer: IPv6Address) -> bool:
+        return self._cache.has_prefixes_of(peer) or self._is_bound_elsewhere(peer)
+
     def _lost_state(self, gateway: IPv6Address, now: Instant) -> None:
         if gateway in self._domain.gateways:
             self._again.start(gateway, self._cache.by_key, now)
@@ -65,8 +74,5 @@ class Reminding:
         lifetime_s = int(binding.expires_wall_s - now.wall_s)
         if lifetime_s < LEAST_LIFETIME_S:
             return False
-        if self._domain.timestamps:
-            # Nobody has just said this: it is our time that counts (decision 11).
-            binding.ticks = max(ticks_of(now.wall_s), binding.ticks + 1)
         self._telling.tell(binding, anchor, lifetime_s, now)
         return True

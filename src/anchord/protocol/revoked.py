@@ -64,7 +64,8 @@ class RevokedRole:
             by=str(source),
             trigger=indication.trigger,
         )
-        if session.prefix in revoked:
+        left = any(prefix not in revoked for anchor in session.anchors for prefix in anchor.prefixes)
+        if session.prefix in revoked or (session.is_fixed and not left):
             barred = indication.trigger == RevocationTrigger.ADMINISTRATIVE_REASON
             self._serving.revoked(session, barred, now)
         else:
@@ -81,6 +82,7 @@ class RevokedRole:
     def _revocable(self, source: IPv6Address, session: Session) -> list[IPv6Network]:
         """What ``source`` has a say in."""
         central = source == self._core.settings.domain.central
+        central = central and not session.is_fixed
         anchors = [anchor for anchor in session.anchors if central or anchor.maar == source]
         own = [session.prefix] if central else []
         return own + [prefix for anchor in anchors for prefix in anchor.prefixes]

@@ -87,6 +87,10 @@ class Revoking:
         self._by_sequence[revocation.peer, message.sequence] = key
         self._send(key, pending, now)
 
+    def awaits(self, source: IPv6Address, ack: BindingRevocationAcknowledgement) -> bool:
+        """Whether ``ack`` answers a revocation of ours."""
+        return (source, ack.sequence) in self._by_sequence
+
     def acknowledged(self, source: IPv6Address, ack: BindingRevocationAcknowledgement, now: Instant) -> None:
         """RFC 5846 section 6.2.2: matched by sequence number; whatever it says, the peer has been told."""
         counters = self._out.counters.of(source)

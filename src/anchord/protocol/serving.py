@@ -19,6 +19,7 @@ from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
 from anchord.protocol.inputs import DirectoryAnswered, HostSeen
+from anchord.protocol.mag import ByPolicy, Mag
 from anchord.protocol.outputs import Probe, Send
 from anchord.protocol.prefixes import PoolExhaustedError
 from anchord.protocol.registering import Registering
@@ -33,7 +34,7 @@ from anchord.wire.messages import (
     UpdateNotification,
     UpdateNotificationAcknowledgement,
 )
-from anchord.wire.options import MobileNodeIdentifier, MobileNodeLinkLayerIdentifier
+from anchord.wire.options import ALL_ZERO_PREFIX, MobileNodeIdentifier, MobileNodeLinkLayerIdentifier
 
 PROBES = 3
 # A host's own frames and the access point's announcement of it come this close together; later ones are another move.
@@ -54,7 +55,8 @@ class ServingRole:
         self._direct = Direct(core, self._found, self._doubt)
         self._registering: Registering | None = None
         self._directory: DirectoryFinder | None = None
-        self._finder = self._make_finder()
+        self._mag = Mag(core, self._advertising, self._serve)
+        self._finder: Finder = ByPolicy(self._mag, self._make_finder())
         self._attach_tokens = float(self._domain.limits.attach_burst)
         self._attach_filled_s = 0.0
         self._pool_exhausted = False
@@ -64,7 +66,7 @@ class ServingRole:
         if not domain.mobility:
             return Plain(self._core, self._serve)
         if domain.finding is Finding.DIRECTORY:
-            self._directory = DirectoryFinder(self._core, self._direct, self._serve)
+            self._directory = DirectoryFinder(self._core, self._direct, self._serve, self._doubt)
             return self._directory
         if domain.finding is Finding.ANCHOR_KNOWN or domain.central is None:
             return AnchorKnown(self._core, self._direct, self._serve)
@@ -109,7 +111,8 @@ class ServingRole:
         if ("probe", session.key) in self._core.timers:
             self._core.timers.cancel(("probe", session.key))
             self._refresh(session, now)
-        elif elsewhere_meanwhile:
+        elif elsewhere_meanwhile or (session.is_fixed and seen.solicited):
+            # Where nobody tells us that a node has left, a solicitation may be all that tells of its return.
             self._refresh(session, now)
         if seen.solicited or seen.reassociated:
             self._advertising.answer(session, now)
@@ -140,6 +143,10 @@ class ServingRole:
             return
         mn_id = mn_id_of_mac(seen.mac)
         key = session_key(mn_id, seen.mac)
+        lma = self._domain.fixed_anchor_of(seen.mac)
+        if lma is not None:
+            self._open(Session(key, mn_id, seen.mac, ALL_ZERO_PREFIX, self._mag.face(key, lma, mn_id)), seen, now)
+            return
         try:
             prefix = core.pool.allocate(key, now.wall_s)
         except PoolExhaustedError:
@@ -150,8 +157,10 @@ class ServingRole:
             return
         self._pool_exhausted = False
         router = core.face(key, mn_id, core.settings.me.name if self._domain.mobility else SHARED_FACE)
-        session = Session(key, mn_id, seen.mac, prefix, router, Phase.REGISTERING)
-        core.open(session)
+        self._open(Session(key, mn_id, seen.mac, prefix, router), seen, now)
+
+    def _open(self, session: Session, seen: HostSeen, now: Instant) -> None:
+        self._core.open(session)
         session.address = seen.address
         self._begin(session, seen.interface, now)
 
@@ -192,7 +201,7 @@ class ServingRole:
 
     def _is_alone(self, session: Session) -> bool:
         """Whether nobody central has told us, or will, which anchors the node has."""
-        if not self._domain.mobility or session.phase is not Phase.SERVING:
+        if not self._domain.mobility or session.is_fixed or session.phase is not Phase.SERVING:
             return False
         return self._domain.finding is Finding.ANCHOR_KNOWN or not session.registered
 
@@ -244,6 +253,8 @@ class ServingRole:
 
     def acknowledged(self, source: IPv6Address, ack: BindingAcknowledgement, now: Instant) -> None:
         """A PBA from the CMD, or from an anchor that we have asked or that the CMD has."""
+        if self._mag.acknowledged(source, ack, now):
+            return
         if self._registering is not None and source == self._domain.central:
             self._registering.acknowledged(ack, now)
         elif not self._direct.acknowledged(source, ack, now) and not (
@@ -284,9 +295,8 @@ class ServingRole:
     def _serve(self, session: Session, anchors: tuple[Anchor, ...], now: Instant) -> None:
         core = self._core
         core.timers.cancel(("fallback", session.key))
-        kept = {anchor.maar for anchor in anchors}
         shown = (*session.withdrawn, *session.anchors)
-        session.withdrawn = tuple(anchor for anchor in shown if anchor.maar not in kept)
+        session.withdrawn = tuple(anchor for anchor in shown if not any(map(anchor.is_same_as, anchors)))
         session.anchors = anchors
         self._note_released(session, now)
         session.phase = Phase.SERVING
@@ -430,5 +440,6 @@ class ServingRole:
         core.report("ended", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
         self._advertising.withdraw_all(session)
         core.close(session, now)
-        if serving and session.registered:
+        # A directory that was silent may be back, and anchors were asked meanwhile.
+        if serving and (session.registered or self._directory is not None):
             self._finder.end(session, now)

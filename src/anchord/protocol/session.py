@@ -22,7 +22,7 @@ from typing import Any
 from anchord.declared import HostState, LogicalRouter, PrefixEntry, Role
 from anchord.protocol.groups import Anchor, router_from_json, router_to_json
 from anchord.protocol.journal import address_text, prefix_text
-from anchord.wire.options import MobileNodeIdentifier
+from anchord.wire.options import ALL_ZERO_PREFIX, MobileNodeIdentifier
 
 
 class Phase(Enum):
@@ -40,9 +40,9 @@ class Session:
     key: str
     mn_id: MobileNodeIdentifier
     mac: bytes
-    prefix: IPv6Network  # of our own pool, leased to this node
+    prefix: IPv6Network  # of our own pool, leased to this node; all-zero: none, an LMA gives it all it has
     router: LogicalRouter  # our face towards this node
-    phase: Phase
+    phase: Phase = Phase.REGISTERING
     interface: str | None = None  # access interface, when attached
     anchors: tuple[Anchor, ...] = ()  # the node's other anchors, when SERVING
     withdrawn: tuple[Anchor, ...] = ()  # anchors whose routers the host has still to be told to forget
@@ -68,11 +68,16 @@ class Session:
     left_s: float = -1.0  # monotonic; when it was reported elsewhere
     timeline: dict[str, float] = field(default_factory=dict)  # monotonic seconds by phase of this handover
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all its prefixes are anchored at one LMA, whose MAG we are (RFC 5213)."""
+        return self.prefix == ALL_ZERO_PREFIX
+
     def forwarding(self, local_networks: tuple[IPv6Network, ...] = ()) -> HostState:
         """What should be true of this node in the kernel now; ``local_networks`` are those behind this gateway."""
         here = self.interface is not None
         if here and self.phase is Phase.SERVING:
-            entries = self._here()
+            entries = self._here(local_networks)
         else:
             entries = []
             if self.serving is not None:
@@ -80,18 +85,19 @@ class Session:
                 if local_networks:
                     exported = replace(exported, local_networks=local_networks, others=self.others)
                 entries.append(exported)
-            if here and self.phase is Phase.REGISTERING:
+            if here and self.phase is Phase.REGISTERING and not self.is_fixed:
                 entries.append(PrefixEntry(self.prefix, Role.PREPARED, self.router))
         return HostState(self.key, self.mac if here else None, self.interface, tuple(entries))
 
-    def _here(self) -> list[PrefixEntry]:
+    def _here(self, local_networks: tuple[IPv6Network, ...]) -> list[PrefixEntry]:
         """Imported prefixes first: the flows that are waiting for this run through them."""
         entries = [
             PrefixEntry(prefix, Role.IMPORTED, anchor.router, anchor.maar, local_networks=anchor.local_networks)
             for anchor in self.anchors
             for prefix in anchor.prefixes
         ]
-        entries.append(PrefixEntry(self.prefix, Role.ANCHORED, self.router))
+        if not self.is_fixed:
+            entries.append(PrefixEntry(self.prefix, Role.ANCHORED, self.router, local_networks=local_networks))
         return entries + [PrefixEntry(prefix, Role.RELEASED) for prefix in self.released]
 
     def to_json(self) -> dict[str, Any]:

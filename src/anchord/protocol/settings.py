@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv6Address, IPv6Network
 
+NONE = IPv6Address(0)
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayInfo:
@@ -19,11 +21,30 @@ class GatewayInfo:
     address: IPv6Address  # source of its PBUs, Proxy-CoA, tunnel endpoint
     pools: tuple[IPv6Network, ...]  # exclusive to this gateway: a prefix names its anchor
     local_networks: tuple[IPv6Network, ...] = ()
+    operator: str = ""  # whose it is; a home LMA stands between those of different operators
 
     def owns(self, prefix: IPv6Network) -> bool:
         """Whether ``prefix`` is a /64 out of this gateway's pools."""
         # No pool is longer than /64, so the first address decides; subnet_of() takes ten times as long.
         return prefix.prefixlen == 64 and any(prefix.network_address in pool for pool in self.pools)
+
+
+@dataclass(frozen=True, slots=True)
+class LmaInfo:
+    """A Local Mobility Anchor as everybody in the domain knows it."""
+
+    name: str
+    address: IPv6Address  # LMAA: where its MAGs register, tunnel endpoint
+    pools: tuple[IPv6Network, ...] = ()  # what it assigns to nodes of plain Proxy Mobile IPv6
+    stands_for: tuple[IPv6Network, ...] = ()  # pools of other operators: their prefixes are reached through it
+
+    def owns(self, prefix: IPv6Network) -> bool:
+        """Whether ``prefix`` is a /64 out of its own pools."""
+        return prefix.prefixlen == 64 and any(prefix.network_address in pool for pool in self.pools)
+
+    def reaches(self, prefix: IPv6Network) -> bool:
+        """Whether ``prefix`` is a /64 of another operator's that it stands for."""
+        return prefix.prefixlen == 64 and any(prefix.network_address in pool for pool in self.stands_for)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +63,26 @@ class Timing:
     """Protocol timers, in seconds.
 
     ``initial_bindack_s`` and ``max_bindack_s`` are INITIAL_BINDACK_TIMEOUT and MAX_BINDACK_TIMEOUT of RFC 6275
-    section 12, ``timestamp_window_s`` and ``min_delay_before_bce_delete_s`` are variables of RFC 5213 section 9.
+    section 12; ``timestamp_window_s``, ``min_delay_before_bce_delete_s`` and ``max_delay_before_new_bce_assign_s`` are
+    variables of RFC 5213 section 9.
     ``heartbeat_s`` is HEARTBEAT_INTERVAL of RFC 5847 section 5, ``revocation_s`` and ``max_revocation_s`` are
     InitMINDelayBRIs and MAX_BRACK_TIMEOUT of RFC 5846 section 11.
     """
 
     initial_bindack_s: float = 1.0
     max_bindack_s: float = 32.0
+    gather_s: float = 0.1  # how long a relaying or locating CMD waits for anchors before it answers
     fallback_s: float = 0.25
     timestamp_window_s: float = 0.3
     min_delay_before_bce_delete_s: float = 10.0
+    max_delay_before_new_bce_assign_s: float = 1.5
     refresh_share: float = 0.5  # of the granted lifetime
     probe_after_s: float = 30.0
     probe_interval_s: float = 1.0
     dead_man_lifetimes: float = 3.0
     refuse_s: float = 30.0
     advertise_guard_s: float = 0.1
+    notification_replay_s: float = 1.0  # MIN_DELAY_BETWEEN_UPDATE_NOTIFICATION_REPLAY of RFC 7077 section 7
     idle_release_s: float = 300.0  # an anchored prefix that is not used for so long is given up
     heartbeat_s: float = 60.0
     revocation_s: float = 1.0
@@ -82,6 +107,8 @@ class Limits:
     end_tries: int = 8
     missing_heartbeats: int = 3
     revocation_retries: int = 1
+    notification_retransmits: int = 1  # MAX_UPDATE_NOTIFICATION_RETRANSMIT_COUNT of RFC 7077 section 7
+    silent_tries: int = 3  # PBU*s that an anchor may leave unanswered before nobody counts on it any more
 
 
 class Mode(Enum):
@@ -117,6 +144,10 @@ class DomainSettings:
     serve_unregistered: bool = True
     strict_8885: bool = False  # True: options 69, 70, 66 in PBAs only (decision 2)
     timestamps: bool = True  # TimestampBasedApproachInUse, RFC 5213 section 9.3
+    lmas: Mapping[IPv6Address, LmaInfo] = field(default_factory=dict)  # by address
+    fixed_anchors: Mapping[bytes, IPv6Address] = field(default_factory=dict)  # LMAs by MAC address; b"": of all others
+    fixed_link_local: IPv6Address = NONE  # FixedMAGLinkLocalAddressOnAllAccessLinks; all-zero: none
+    fixed_mac: bytes = bytes(6)  # FixedMAGLinkLayerAddressOnAllAccessLinks; all-zero: none
     resolvers: tuple[IPv6Address, ...] = ()  # announced to hosts (RFC 8106)
 
     def anchor_of(self, prefix: IPv6Network) -> GatewayInfo | None:
@@ -125,6 +156,16 @@ class DomainSettings:
             if gateway.owns(prefix):
                 return gateway
         return None
+
+    def fixed_anchor_of(self, mac: bytes) -> LmaInfo | None:
+        """The LMA that anchors everything of this node, by policy; None: RFC 8885 anchors it."""
+        address = self.fixed_anchors.get(mac) or self.fixed_anchors.get(b"")
+        return self.lmas[address] if address is not None and self.mobility else None
+
+    def may_anchor(self, address: IPv6Address, prefix: IPv6Network) -> bool:
+        """Whether ``prefix`` can be reached through ``address``: out of its pool, or one that an LMA stands for."""
+        gateway, lma = self.gateways.get(address), self.lmas.get(address)
+        return (gateway is not None and gateway.owns(prefix)) or (lma is not None and lma.reaches(prefix))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +182,25 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LmaSettings:
+    """One Local Mobility Anchor.
+
+    ``domain.gateways`` are all that it knows, of whatever operator. Those without an operator, and those of its
+    ``operators``, may register nodes here.
+    """
+
+    me: LmaInfo
+    domain: DomainSettings
+    mags: frozenset[IPv6Address] = frozenset()  # other nodes that may register plain nodes: MAGs of RFC 5213
+    operators: tuple[str, ...] = ()  # who has agreed that it stands between them
+    listed: frozenset[bytes] | None = None  # MN identifiers that may register; None: any
+    denied: frozenset[bytes] = frozenset()  # MN identifiers that are known here, and not entitled to mobility
+
+
+@dataclass(frozen=True, slots=True)
 class CentralSettings:
     """The Central Mobility Database."""
 
     domain: DomainSettings
     listed: frozenset[bytes] | None = None  # MN identifiers that may register; None: any
+    idle_release: bool = True  # an anchor may give up a prefix that nobody uses (decision 18 b)
