@@ -13,7 +13,6 @@ from wire_vectors import A_H_P_D, GATEWAY_1, MN
 from wire_walk import expected_alignment, walk
 
 from anchord.wire import header
-from anchord.wire.carrier import every, first
 from anchord.wire.messages import BindingUpdate
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
@@ -125,8 +124,9 @@ def test_row_120_options_in_any_order_and_repeated_keep_their_order() -> None:
     decoded = header.decode(header.encode(message(*options)))
     assert isinstance(decoded, BindingUpdate)
     assert decoded.options == options
-    assert first(decoded.options, HandoffIndicator) == HandoffIndicator(1)
-    assert every(decoded.options, HomeNetworkPrefix) == (options[1], options[3])
+    assert decoded.first(HandoffIndicator) == HandoffIndicator(1)
+    assert decoded.all(HomeNetworkPrefix) == (options[1], options[3])
+    assert decoded.first(Timestamp) is None and decoded.all(Timestamp) == ()
 
 
 # Alignment and padding

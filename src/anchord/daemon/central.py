@@ -13,7 +13,8 @@ from anchord.daemon.shell import Shell, instant, log, status
 from anchord.daemon.transport import Transport, TransportError
 from anchord.protocol.central import Central
 from anchord.protocol.outputs import Output
-from anchord.store.interface import StoreError
+from anchord.store.interface import Store, StoreError
+from anchord.store.memory import MemoryStore
 from anchord.store.sqlite import SqliteStore
 
 
@@ -26,8 +27,14 @@ def run(config: NodeConfig) -> int:
         return 1
 
 
+def _store(config: NodeConfig) -> Store:
+    if config.store == "memory":
+        return MemoryStore()
+    return SqliteStore(config.state / f"{config.node}.db", config.store_sync == "always")
+
+
 async def _run(config: NodeConfig) -> int:
-    store = SqliteStore(config.state / f"{config.node}.db", config.store_sync == "always")
+    store = _store(config)
     transport = Transport(config.address, config.domain.peers)
     central = Central(central_settings(config))
     ready = False

@@ -405,6 +405,10 @@ class NodeConfig(Table):
     )
     state: Path = text(Path("/var/lib/anchord"), "a directory", "Where journal and store are kept")
     run: Path = text(Path("/run/anchord"), "a directory", "Where the control socket is: NODE.sock")
+    store: Literal["sqlite", "memory"] = text(
+        "sqlite", "'sqlite' or 'memory'",
+        "The central database's store; memory: a restart begins with nothing, and the gateways' refreshes fill it",
+    )  # fmt: skip
     store_sync: Literal["group", "always"] = text(
         "group", "'group' or 'always'",
         "When the disk holds what was committed: 10 ms later for all of that time, or before anything is answered",
@@ -530,6 +534,8 @@ def _misfits(node: Mapping[str, Any], domain: Mapping[str, Any]) -> Iterator[Con
         yield ("access",), "is not for an LMA, expected none"
     if node.get("denied") and name not in lmas:
         yield ("denied",), "has an effect at an LMA only, expected none"
+    if node.get("store") == "memory" and name not in CENTRAL_NAMES:
+        yield ("store",), "is 'memory', which only the central database can have, expected 'sqlite'"
     yield from _strange_neighbours(node.get("neighbours"), name, known)
     run = node.get("run", str(NodeConfig.model_fields["run"].default))
     if isinstance(run, str) and len(f"{run}/{name}.sock".encode()) > SOCKET_PATH_BYTES:

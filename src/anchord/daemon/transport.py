@@ -30,7 +30,9 @@ class Transport:
 
     def __init__(self, address: IPv6Address, peers: Collection[IPv6Address]) -> None:
         """``peers``: whose messages are read at all. Raises TransportError."""
-        self._peers = frozenset(peers)
+        # A peer's address is not written and read for each message: that takes as long as reading the message.
+        self._texts = {peer: str(peer) for peer in peers}
+        self._by_text = {text: peer for peer, text in self._texts.items()}
         self.send_failures = 0
         try:
             self._socket = socket.socket(socket.AF_INET6, socket.SOCK_RAW, MOBILITY_HEADER)
@@ -55,8 +57,9 @@ class Transport:
 
     def send(self, destination: IPv6Address, message: Message) -> None:
         """Send one message. A full queue or a missing route counts as a loss: the protocol repeats what matters."""
+        text = self._texts.get(destination) or str(destination)
         try:
-            self._socket.sendto(encode(message), (str(destination), 0))
+            self._socket.sendto(encode(message), (text, 0))
         except OSError:
             self.send_failures += 1
 
@@ -67,10 +70,10 @@ class Transport:
                 data, sender = self._socket.recvfrom(LONGEST)
             except OSError:
                 return
-            source = IPv6Address(sender[0].partition("%")[0])
-            if source not in self._peers:
+            source = self._by_text.get(sender[0])
+            if source is None:
                 # RFC 5213 section 5.3.1 (1): who is nobody to us is not even decoded.
-                yield MessageDropped(source, "unconfigured-peer")
+                yield MessageDropped(IPv6Address(sender[0].partition("%")[0]), "unconfigured-peer")
                 continue
             try:
                 yield MessageReceived(source, decode(data))

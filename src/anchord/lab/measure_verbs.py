@@ -168,6 +168,27 @@ def handover(
     _write(json_file, [asdict(row) for row in rows], indent=1)
 
 
+@bench.command()
+@_json_option
+def central(json_file: Path | None) -> None:
+    """Refreshes a second that the central database answers, by store and number of hosts.
+
+    The database has one processor and its load another. Takes about six minutes. Needs root and two processors.
+    """
+    from anchord.lab.bench import BenchError
+    from anchord.lab.bench_central import run
+    from anchord.lab.errors import LabError
+
+    try:
+        with _progress() as say:
+            rows = run(say)
+    except (BenchError, LabError) as error:
+        raise click.ClickException(str(error)) from None
+    for line in _bench_lines(rows):
+        click.echo(line)
+    _write(json_file, [asdict(row) for row in rows], indent=1)
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """Say what is going on in a lab of this process; after Ctrl-C say that it is gone, and exit.

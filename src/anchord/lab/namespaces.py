@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from ipaddress import IPv6Interface
+from ipaddress import IPv6Address, IPv6Interface
 from pathlib import Path
 
 from anchord.lab.errors import LabError
@@ -78,6 +78,24 @@ def inside(namespace: str) -> Iterator[None]:
         except FileNotFoundError:
             raise LabError(f"no namespace {namespace}: was the lab taken down?") from None
         try:
+            yield
+        finally:
+            _setns(home.fileno())
+
+
+@contextmanager
+def private(addresses: Iterable[IPv6Address]) -> Iterator[None]:
+    """Run the body with the calling thread in a new namespace without a name: a loopback interface with ``addresses``.
+
+    It goes with the last process and socket in it, so nothing is left to be cleaned up, whatever happens. Processes
+    started in the body are in it as well. Raises LabError with what ``ip`` said.
+    """
+    with open("/proc/thread-self/ns/net", "rb") as home:
+        if _libc.unshare(_CLONE_NEWNET):
+            error = ctypes.get_errno()
+            raise LabError(f"no network namespace can be made: {os.strerror(error)}")
+        try:
+            _ip(["link set lo up", *(f"addr add {address}/128 dev lo nodad" for address in addresses)])
             yield
         finally:
             _setns(home.fileno())
