@@ -6,13 +6,13 @@ after they have answered: that is the mode (``answering.py``; RFC 8885 sections 
 
 Where RFC 8885 contradicts RFC 5213: a PBU for a known node with a *new* prefix from another gateway is a handover, not
 a second session (RFC 8885 section 3.2 (2) against RFC 5213 section 5.4.1.1; decision 6); a PBU with lifetime 0 counts
-only from the serving gateway (section 3.5).
+only from the serving gateway (section 3.5), or from an anchor that gives up its own prefix (decision 18).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.protocol.anchoring import PBA_FLAGS, echo_options, refusal
@@ -204,18 +204,19 @@ class Central(Outbox):
         update, binding = request.update, request.binding
         face = read_groups(request.gateway.address, update.options).own
         serving = replace(face, prefixes=request.prefixes)
-        before = [] if binding is None else binding.prefixes()
-        if binding is not None:
-            binding.forget_released(now.wall_s)
+        before: list[IPv6Network] = []
         if binding is None:
             binding = Binding(request.key, request.mn_id, request.link_layer_id, serving)
             known = False
             self._exchanges.cancel(serving.maar, binding.key)  # the end of an earlier session may still be told
-        elif binding.serving.maar != serving.maar:
-            known = self._hand_over(binding, serving, now)
         else:
-            binding.serving = replace(serving, router=serving.router or binding.serving.router)
-            known = not binding.withheld
+            before = binding.prefixes()
+            binding.forget_released(now.wall_s)
+            if binding.serving.maar != serving.maar:
+                known = self._hand_over(binding, serving, now)
+            else:
+                binding.serving = replace(serving, router=serving.router or binding.serving.router)
+                known = not binding.withheld
         if request.binding is None or update.first(HandoffIndicator) != HandoffIndicator(Handoff.UNCHANGED):
             self._remember_anchors(binding, update)
         self._keep_budget(binding, known, now)
