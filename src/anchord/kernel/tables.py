@@ -248,7 +248,7 @@ def _transit_objects(entry: PrefixEntry) -> list[Object]:
 
 
 def _released_objects(state: HostState, prefix: IPv6Network) -> list[Object]:
-    if state.mac is None:  # the node is elsewhere, so this is the gateway that anchored it
+    if state.mac is None:  # the node is elsewhere: in the place of the way to it, so that no packet goes astray
         return [Route(HOSTS, prefix, kind=RouteKind.UNREACHABLE)]
     made: list[Object] = []
     routers = (entry.router for entry in state.entries if entry.router is not None)
