@@ -126,6 +126,7 @@ class PlainAnchor(Outbox):
         while (item := self._timers.pop_due(now.monotonic_s)) is not None:
             kind, key = item
             if kind == "rested":
+                self._pool.rested(IPv6Network(key))
                 self.emit(Persist("resting", key, None))
             elif kind == "wait":
                 # Section 5.4.1.2 (4): not de-registered in time, so it is another interface of the node.
@@ -409,7 +410,8 @@ class PlainAnchor(Outbox):
         if promise.fresh and newest:
             self._forget(binding)
             for prefix in binding.prefixes:
-                self._pool.release(prefix, now.wall_s)  # nobody was told of it
+                self._pool.release(prefix, now.wall_s)
+                self._pool.rested(prefix)  # nobody was told of it
         self._refuse(promise.request.update, promise.request.source, Status.INSUFFICIENT_RESOURCES, now)
 
     def _answer(self, request: _Request, binding: PlainBinding) -> None:
