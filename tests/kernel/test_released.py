@@ -117,7 +117,7 @@ def test_a_prefix_that_comes_back_is_served_again(pair: Pair) -> None:
 
 
 def test_no_packet_is_misrouted_while_a_prefix_is_released(pair: Pair) -> None:
-    """Packets go through the tunnel until they are refused; none leaves plainly or is taken for unbound."""
+    """Packets go through the tunnel until they are refused; none leaves plainly or counts as unbound."""
     pair.hand_over()
     on_core = Capture(pair.domain.core, "gw2")
     flow = Flow(udp(pair.host, str(pair.address)), udp(pair.domain.cn, Domain.CN)).start()
