@@ -1,14 +1,20 @@
-"""Whatever MAGs say and in whatever order: no prefix in two sessions, and the kernel does what the sessions say."""
+"""Whatever MAGs say and however hosts move: no prefix is in two sessions, and kernels do what the sessions say."""
 
 from __future__ import annotations
 
 from ipaddress import IPv6Network
 
+from domain import CENTRAL
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lma_domain import MAG1, MAG2, POOL, PlainLma, prefixes
+from lma_domain import MAG1, MAG2, OPERATORS, POOL, Operators, PlainLma, prefixes
+from test_operators import heard_across_operators
+from test_roaming import MAC, OTHER
 
+from anchord.declared import Role
 from anchord.protocol.inputs import MessageReceived
+from anchord.protocol.session import Phase, Session
+from anchord.protocol.settings import Mode
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
     AccessTechnologyType,
@@ -78,3 +84,49 @@ def agree(lma: PlainLma) -> None:
     wanted = {prefix: b.proxy_coa for b in bindings if not b.ending for prefix in b.prefixes}
     forwarded = {entry.prefix: entry.peer for state in lma.declared.values() for entry in state.entries}
     assert forwarded == wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(list(Mode)),
+    st.lists(
+        st.tuples(st.sampled_from([MAC, OTHER]), st.integers(1, 5), st.sampled_from([0.0, 0.3, 2.0, 70.0])), max_size=14
+    ),
+)
+def test_tunnels_between_operators_meet(mode: Mode, story: list[tuple[bytes, int, float]]) -> None:
+    """However hosts move between operators, both ends of each tunnel agree, and nobody sees the other operator."""
+    domain = Operators(mode=mode)
+    for mac, gateway, wait_s in story:
+        domain.host_at(gateway, mac, reassociated=True)
+        domain.pass_time(wait_s)
+    domain.pass_time(40)  # whoever was refused for his haste has asked again
+    assert heard_across_operators(domain) == []
+    for number, gateway in domain.gw.items():
+        for session in gateway.sessions.values():
+            if session.phase is Phase.SERVING and session.registered:
+                tunnels_meet(domain, number, session)
+    domain.pass_time(4000)
+    assert not domain.lma.bindings and not any(gateway.sessions for gateway in domain.gw.values())
+    assert not any(state.entries for states in domain.declared.values() for state in states.values())
+
+
+def tunnels_meet(domain: Operators, number: int, session: Session) -> None:
+    """What a serving gateway imports comes from where it is anchored, straight or by way of the LMA."""
+    here = domain.address(number)
+    binding = domain.lma.bindings.get(session.key)
+    if binding is None or binding.serving.maar != here:
+        return  # it does not know yet that the host has gone
+    for entry in session.forwarding().entries:
+        if entry.role is not Role.IMPORTED:
+            continue
+        owner = domain.settings.anchor_of(entry.prefix)
+        assert owner is not None
+        (exported,) = [
+            e for s in domain.declared[owner.address].values() for e in s.entries if e.prefix == entry.prefix
+        ]
+        if OPERATORS[number - 1] == owner.operator:
+            assert (entry.peer, exported.peer) == (owner.address, here)
+        else:
+            assert (entry.peer, exported.peer) == (CENTRAL, CENTRAL)
+            (transit,) = [e for s in domain.declared[CENTRAL].values() for e in s.entries if e.prefix == entry.prefix]
+            assert (transit.role, transit.peer, transit.anchor) == (Role.TRANSIT, here, owner.address)
