@@ -71,7 +71,7 @@ def test_sessions_prefixes_and_kernel_agree(story: list[dict[str, object]]) -> N
     lma.pass_time(700)
     assert not lma.lma.plain_bindings and not any(state.entries for state in lma.declared.values())
     lma.pass_time(700)
-    assert not lma.lma.resting() and not any(lma.store.values())
+    assert not lma.lma.resting() and not lma.store.get("plain") and not lma.store.get("resting")
 
 
 def agree(lma: PlainLma) -> None:

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+from ipaddress import IPv6Network
 from typing import Protocol
 
 from anchord.daemon import logs
@@ -208,6 +209,17 @@ def _freeze_survivors(phase: str, info: dict[str, int]) -> None:
     """What has outlived a collection of everything is not looked at again."""
     if phase == "stop" and info["generation"] == 2:
         gc.freeze()
+
+
+def revoke_named(
+    revoke: Callable[[str | IPv6Network, Instant], tuple[list[str], list[Output]]], shell: Shell, named: str
+) -> list[str]:
+    """Revoke sessions by name or prefix, as an administrator asks. Raises LookupError or ValueError, and says why."""
+    names, outputs = revoke(IPv6Network(named) if "/" in named else named, instant())
+    if not names:
+        raise LookupError(f"no session of {named!r}, expected an identifier, a MAC address or a prefix")
+    shell.perform(outputs)
+    return names
 
 
 def status(node: str, role: str, ready: bool, digest: str) -> dict[str, object]:
