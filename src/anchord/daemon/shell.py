@@ -205,12 +205,6 @@ class Shell:
             self._control.publish({"event": report.event, "level": report.level, "time": at, **report.fields})
 
 
-def _freeze_survivors(phase: str, info: dict[str, int]) -> None:
-    """What has outlived a collection of everything is not looked at again."""
-    if phase == "stop" and info["generation"] == 2:
-        gc.freeze()
-
-
 def revoke_named(
     revoke: Callable[[str | IPv6Network, Instant], tuple[list[str], list[Output]]], shell: Shell, named: str
 ) -> list[str]:
@@ -220,6 +214,12 @@ def revoke_named(
         raise LookupError(f"no session of {named!r}, expected an identifier, a MAC address or a prefix")
     shell.perform(outputs)
     return names
+
+
+def _freeze_survivors(phase: str, info: dict[str, int]) -> None:
+    """What has outlived a collection of everything is not looked at again."""
+    if phase == "stop" and info["generation"] == 2:
+        gc.freeze()
 
 
 def status(node: str, role: str, ready: bool, digest: str) -> dict[str, object]:
