@@ -1,4 +1,4 @@
-"""What a plain LMA takes back from MAGs (RFC 5846 section 8): sessions that an administrator ends, nodes that have left.
+"""What a plain LMA takes back from MAGs (RFC 5846 section 8): sessions that an administrator ends, nodes that left.
 
 RFC 5213 lets the session of a node that has moved live on at its old MAG until its lifetime is over. There it would
 draw in what others at that MAG send to the node (EnableMAGLocalRouting), so the MAG is told.
