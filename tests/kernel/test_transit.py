@@ -104,6 +104,20 @@ def test_two_hosts_of_one_anchor_at_one_gateway_talk(between: Between) -> None:
     assert reaches(between.host, address)
 
 
+def test_two_hosts_of_the_middle_itself_at_one_gateway_talk(between: Between) -> None:
+    """It anchors prefixes too: their packets come out of one tunnel and go back into it, and are no loop."""
+    addresses = []
+    for number in (2, 3):
+        host, key = between.domain.host(f"mn{number}", "br-gw2"), f"mn{number}"
+        assert between.planes[2].declare(host, anchored(2, number), imported(3, number), key=key) is None
+        assert between.planes[3].declare(None, exported(3, 2, number), key=key) is None
+        addresses.append(give_address(host, 3, number))
+        use_router(host, 3, number)
+    assert reaches(host, addresses[0])
+    assert reaches(host, between.address)
+    assert reaches(between.domain.cn, addresses[0])
+
+
 def test_at_home_the_prefix_is_plain_again(between: Between) -> None:
     between.domain.move("mn1", "br-gw1")
     assert between.planes[1].declare(between.host, anchored(1)) is None

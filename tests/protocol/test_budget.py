@@ -7,7 +7,7 @@ from ipaddress import IPv6Network
 from domain import CENTRAL, Domain, domain_settings
 from hypothesis import given
 from hypothesis import strategies as st
-from test_idle import stays
+from test_idle import advertised, stays
 from test_relay import settled_state
 from test_roaming import MAC, acks, roles, updates
 
@@ -88,6 +88,27 @@ def test_ten_gateways_in_two_minutes_always_one_preferred_address_that_works_and
     assert [anchor.maar for anchor in binding.anchors] == [domain.address(number) for number in range(2, 8)]
     assert not domain.gw[1].sessions and domain.gw[2].sessions
     assert roles(domain, 10)["2001:db8:a7"] == (Role.IMPORTED, domain.address(7))
+
+
+def test_what_makes_room_is_withdrawn_at_the_host_after_it_was_served() -> None:
+    domain = Domain(settings=domain_settings(9))
+    tour(domain, 7)
+    (oldest,) = (session.prefix for session in domain.gw[1].sessions.values())
+    domain.host_at(8, MAC)
+    assert works(domain, 8, oldest)
+    domain.pass_time(2.0)
+    assert roles(domain, 8)["2001:db8:a1"] == (Role.RELEASED, None) and not domain.gw[1].sessions
+    assert advertised(domain, oldest)[-1] == (0, 0, 0)
+
+
+def test_a_host_that_moves_on_at_once_gives_up_its_oldest_prefix_all_the_same() -> None:
+    domain = Domain(settings=domain_settings(9))
+    tour(domain, 7)
+    domain.host_at(8, MAC)
+    domain.pass_time(0.5)
+    domain.host_at(9, MAC)
+    domain.pass_time(2.0)
+    assert not domain.gw[1].sessions and domain.gw[2].sessions
 
 
 def test_a_gateway_whose_prefix_was_withheld_frees_its_lease_when_the_host_moves_on() -> None:
@@ -177,7 +198,7 @@ def test_row_38_the_anchors_learn_what_else_the_host_uses_but_not_what_is_withhe
     assert [str(o.prefix)[:11] for o in told.all(AnchoredPrefix)] == ["2001:db8:a3", "2001:db8:a2"]
     tour(domain, 8, first=4)
     told = updates(domain, CENTRAL, domain.address(2))[-1]
-    assert [str(o.prefix)[:11] for o in told.all(AnchoredPrefix)] == [f"2001:db8:a{n}" for n in (3, 4, 5, 6, 7)]
+    assert [str(o.prefix)[:11] for o in told.all(AnchoredPrefix)] == [f"2001:db8:a{n}" for n in (1, 3, 4, 5, 6, 7)]
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from([0.0, 1.0, 30.0, 200.0])), max_size=30))

@@ -6,7 +6,7 @@ after they have answered: that is the mode (``answering.py``; RFC 8885 sections 
 
 Where RFC 8885 contradicts RFC 5213: a PBU for a known node with a *new* prefix from another gateway is a handover, not
 a second session (RFC 8885 section 3.2 (2) against RFC 5213 section 5.4.1.1; decision 6); a PBU with lifetime 0 counts
-only from the serving gateway (section 3.5).
+only from the serving gateway (section 3.5), or from an anchor that gives up its own prefix (decision 18).
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ from anchord.wire.messages import (
     UpdateNotificationAcknowledgement,
 )
 from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, HandoffIndicator
+
+# Answer first, clean up later: the serving gateway has shown a node what it holds before it has to withdraw some of it.
+SURPLUS_S = 1.0
 
 
 class Central(Outbox):
@@ -128,10 +131,13 @@ class Central(Outbox):
         self._answering.due(now)
         self._notifying.due(now)
         while (item := self._timers.pop_due(now.monotonic_s)) is not None:
-            binding = self.bindings.get(item[1])
-            if binding is not None and binding.ending:
+            kind, key = item
+            binding = self.bindings[key]
+            if kind == "surplus":
+                self._give_up_oldest(binding, now)
+            elif binding.ending:
                 self._end(binding, now)
-            elif binding is not None:
+            else:
                 self._ends_soon(binding, now)
         self._reminding.due(now)
         self._revoking.due(now)
@@ -185,8 +191,9 @@ class Central(Outbox):
                 self._answering.answer(binding, request)
             return
         moved = binding is None or binding.serving.maar != request.gateway.address
-        dismissed: list[Anchor] = []
-        binding = self._register(request, dismissed, now)
+        # A gateway that was not allowed to show its prefix has no part in the session when the node has left it.
+        dismissed = binding.serving if binding is not None and moved and binding.withheld else None
+        binding = self._register(request, now)
         lifetime_s = min(update.lifetime_s, self._domain.lifetimes.binding_s)
         binding.expires_wall_s = now.wall_s + lifetime_s
         self._timers.set(("expire", binding.key), now.monotonic_s + lifetime_s)
@@ -204,29 +211,30 @@ class Central(Outbox):
                 self._answering.gather(binding, request, now)
             else:
                 self._answering.answer(binding, request)
-        for anchor in dismissed:
-            self._telling.dismiss(binding, anchor, now)
+        if dismissed is not None:
+            self._telling.dismiss(binding, dismissed, now)
 
-    def _register(self, request: Request, dismissed: list[Anchor], now: Instant) -> Binding:
-        """What has become of the session. Who has to be told that it has no part in it any more is ``dismissed``."""
+    def _register(self, request: Request, now: Instant) -> Binding:
+        """What has become of the session."""
         update, binding = request.update, request.binding
         face = read_groups(request.gateway.address, update.options).own
         serving = replace(face, prefixes=request.prefixes)
-        before = [] if binding is None else binding.prefixes()
-        if binding is not None:
-            binding.forget_released(now.wall_s)
+        before: list[IPv6Network] = []
         if binding is None:
             binding = Binding(request.key, request.mn_id, request.link_layer_id, serving)
             known = False
             self._exchanges.cancel(serving.maar, binding.key)  # the end of an earlier session may still be told
-        elif binding.serving.maar != serving.maar:
-            known = self._hand_over(binding, serving, dismissed, now)
         else:
-            binding.serving = replace(serving, router=serving.router or binding.serving.router)
-            known = not binding.withheld
+            before = binding.prefixes()
+            binding.forget_released(now.wall_s)
+            if binding.serving.maar != serving.maar:
+                known = self._hand_over(binding, serving, now)
+            else:
+                binding.serving = replace(serving, router=serving.router or binding.serving.router)
+                known = not binding.withheld
         if request.binding is None or update.first(HandoffIndicator) != HandoffIndicator(Handoff.UNCHANGED):
             self._remember_anchors(binding, update)
-        self._keep_budget(binding, known, dismissed, now)
+        self._keep_budget(binding, known, now)
         self._cache.let_go(before)  # keep() enters again what the node still holds
         self._cache.keep(binding)
         binding.ending = False
@@ -236,11 +244,10 @@ class Central(Outbox):
         binding.access_technology = technology.value if technology is not None else 0
         return binding
 
-    def _hand_over(self, binding: Binding, serving: Anchor, dismissed: list[Anchor], now: Instant) -> bool:
+    def _hand_over(self, binding: Binding, serving: Anchor, now: Instant) -> bool:
         """RFC 8885 section 3.2 (2): the gateway just left becomes an anchor; an anchor that serves again is none.
 
-        A gateway that was not allowed to show its prefix anchors nothing: it is ``dismissed``. Returns whether the
-        node has addresses of the new gateway's prefix already.
+        Returns whether the node has addresses of the new gateway's prefix already.
         """
         left, returned = binding.serving, binding.anchor(serving.maar)
         known = [] if returned is None else [*returned.prefixes]
@@ -248,20 +255,18 @@ class Central(Outbox):
             binding.release(returned, now.wall_s + self._domain.lifetimes.valid_s)
         # A PBU* that still waits at the new serving gateway's is void: it is no anchor of this node now (decision 16).
         self._exchanges.cancel(serving.maar, binding.key)
-        if binding.withheld:
-            dismissed.append(left)
-        else:
+        if not binding.withheld:
             binding.anchors.append(left)
         binding.serving = serving
         binding.withheld = False
         binding.unsettle()
         return all(prefix in known for prefix in serving.prefixes)
 
-    def _keep_budget(self, binding: Binding, known: bool, dismissed: list[Anchor], now: Instant) -> None:
+    def _keep_budget(self, binding: Binding, known: bool, now: Instant) -> None:
         """Decision 18 a: so many prefixes of a node live, given up ones included until its addresses are gone.
 
-        When they are spent the node gets no new one, and the newest old one stays preferred. Giving one up makes room
-        only when its lifetime is over, so it is the oldest, and one at a time.
+        When they are spent the node gets no new one, and the newest old one stays preferred. ``known``: the node has
+        the serving gateway's prefix already.
         """
         if binding.released:
             for prefix in binding.serving.prefixes:
@@ -275,11 +280,18 @@ class Central(Outbox):
             self.counters.count("limit.prefixes")
             self.report("prefix-withheld", mn=mn_id_text(binding.mn_id), gateway=str(binding.serving.maar))
         binding.withheld = withheld
-        if withheld and not binding.released and len(binding.anchors) > 1:
-            oldest = binding.anchors[0]
-            binding.release(oldest, now.wall_s + self._domain.lifetimes.valid_s)
-            self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(oldest.maar), cause="budget")
-            dismissed.append(oldest)
+        if withheld:
+            self._timers.set(("surplus", binding.key), now.monotonic_s + SURPLUS_S)
+
+    def _give_up_oldest(self, binding: Binding, now: Instant) -> None:
+        """P5: make room for another prefix. It is there when the lifetime of this one is over, so one is enough."""
+        binding.forget_released(now.wall_s)
+        if not binding.withheld or binding.ending or binding.released or len(binding.anchors) < 2:
+            return
+        oldest = binding.anchors[0]
+        self._telling.withdraw(binding, oldest, now)
+        self._telling.dismiss(binding, oldest, now)
+        self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(oldest.maar), cause="budget")
 
     def _remember_anchors(self, binding: Binding, update: BindingUpdate) -> None:
         """Decision 26: a refresh lists what the node retains, and so does a gateway that had to go on without us.
@@ -356,6 +368,7 @@ class Central(Outbox):
             self._telling.tell(binding, anchor, 0, now)
         self._cache.forget(binding)
         self._timers.cancel(("expire", binding.key))
+        self._timers.cancel(("surplus", binding.key))
         self.emit(Persist("binding", binding.key, None))
 
     # Revocation by an administrator
