@@ -146,7 +146,7 @@ class Domain:
             elif isinstance(output, Probe):
                 self.probes.append((address, output))
             elif isinstance(output, AskUse):
-                self.feed(address, UseTold(output.session, output.prefix, self.used(output.prefix)))
+                self.feed(address, UseTold(output.session, any(map(self.used, output.prefixes))))
             elif isinstance(output, Ignore):
                 self.ignored[address].add((output.interface, output.mac))
             elif isinstance(output, Heed):

@@ -122,6 +122,8 @@ class Gateway:
             core.timers.set(("advertise", key), now.monotonic_s + lifetimes.advertise_every_s / 10)
             core.timers.set(("refresh", key), now.monotonic_s + min(1.0, left_s / 2))
         core.timers.set(("expire", key), now.monotonic_s + left_s)
+        if session.phase is Phase.AWAY:
+            core.timers.set(("idle", key), now.monotonic_s + self.settings.domain.timing.idle_release_s)
         core.declare(session)
 
     def _may_go_on(self, session: Session) -> bool:
@@ -140,7 +142,7 @@ class Gateway:
         elif isinstance(event, Installed):
             self._installed(event, now)
         elif isinstance(event, UseTold):
-            self._releasing.use_told(event.session, event.prefix, event.used, now)
+            self._releasing.use_told(event.session, event.used, now)
         elif isinstance(event, DirectoryAnswered):
             self._serving.directory_answered(event, now)
         elif isinstance(event, MessageDropped):
