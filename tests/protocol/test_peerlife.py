@@ -12,7 +12,7 @@ from test_roaming import MAC, roles
 from anchord.declared import Role
 from anchord.protocol.inputs import MessageReceived
 from anchord.protocol.peerlife import ANNOUNCEMENTS
-from anchord.protocol.settings import Limits
+from anchord.protocol.settings import Limits, Mode
 from anchord.wire.messages import (
     BindingError,
     BindingErrorStatus,
@@ -25,6 +25,7 @@ from anchord.wire.messages import (
 from anchord.wire.options import RestartCounter, UnknownOption
 
 UNSOLICITED = HeartbeatFlag.RESPONSE | HeartbeatFlag.UNSOLICITED
+MODES = pytest.mark.parametrize("mode", Mode)
 ROLES = pytest.mark.parametrize("role", ["central", "gateway"])
 
 
@@ -273,8 +274,9 @@ def test_a_response_that_nobody_waits_for_is_counted_and_changes_nothing() -> No
     assert not domain.sent and not events(domain, domain.address(1))
 
 
-def test_decision_32_a_cmd_that_lost_its_store_is_rebuilt_at_once() -> None:
-    domain = born(Domain())
+@MODES
+def test_decision_32_a_cmd_that_lost_its_store_is_rebuilt_at_once(mode: Mode) -> None:
+    domain = born(Domain(settings=domain_settings(mode=mode)))
     domain.host_at(1, MAC, address=HOST)
     domain.host_at(2, MAC)
     lose(domain, CENTRAL)
@@ -320,8 +322,9 @@ def test_hosts_are_registered_again_a_little_at_a_time() -> None:
         assert at[number + 10] - at[number] > 0.05, "100 a second: a third of what the CMD is to bear"
 
 
-def test_a_gateway_that_lost_its_journal_is_told_again_what_it_exports() -> None:
-    domain = born(Domain())
+@MODES
+def test_a_gateway_that_lost_its_journal_is_told_again_what_it_exports(mode: Mode) -> None:
+    domain = born(Domain(settings=domain_settings(mode=mode)))
     domain.host_at(1, MAC)
     domain.host_at(2, MAC)
     domain.pass_time(100.0)

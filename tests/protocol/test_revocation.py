@@ -341,6 +341,17 @@ def test_a_refresh_does_not_save_a_session_that_is_being_revoked() -> None:
     assert not domain.central.bindings
 
 
+def test_a_prefix_and_the_session_are_revoked_at_the_same_time() -> None:
+    domain = Domain()
+    domain.lose = lambda sender, send: isinstance(send.message, BindingRevocationIndication)
+    refusing_anchor(domain)
+    revoke(domain, mn_id_text(mn_id_of_mac(MAC)))
+    domain.pass_time(4.0)
+    said = [message.trigger for _, message in indications(domain)]
+    assert sorted(said) == [RevocationTrigger.ADMINISTRATIVE_REASON] * 2 + [OUT_OF_SYNC] * 2
+    assert not domain.central.bindings
+
+
 def test_after_a_crash_in_the_middle_the_session_ends_all_the_same() -> None:
     domain = roamed()
     _, outputs = domain.central.revoke(mn_id_text(mn_id_of_mac(MAC)), domain.now)

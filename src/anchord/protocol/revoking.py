@@ -47,6 +47,10 @@ class Revocation:
         return tuple(options)
 
 
+# Peer, session and trigger: a prefix and the whole session may be revoked at once, for different reasons.
+_Key = tuple[IPv6Address, str, RevocationTrigger]
+
+
 @dataclass(slots=True)
 class _Pending:
     revocation: Revocation
@@ -56,7 +60,7 @@ class _Pending:
 
 
 class Revoking:
-    """All revocations of one node that wait for an acknowledgement, at most one by peer and session: the newest."""
+    """All revocations of one node that wait for an acknowledgement; of one peer, session and trigger the newest."""
 
     def __init__(
         self, out: Outbox, timing: Timing, limits: Limits, done: Callable[[Revocation, Instant], None]
@@ -66,14 +70,14 @@ class Revoking:
         self._timing = timing
         self._limits = limits
         self._done = done
-        self._pending: dict[tuple[IPv6Address, str], _Pending] = {}
-        self._by_sequence: dict[tuple[IPv6Address, int], tuple[IPv6Address, str]] = {}
-        self._timers: Timers[tuple[IPv6Address, str]] = Timers()
+        self._pending: dict[_Key, _Pending] = {}
+        self._by_sequence: dict[tuple[IPv6Address, int], _Key] = {}
+        self._timers: Timers[_Key] = Timers()
         self._sequence = 0
 
     def start(self, revocation: Revocation, now: Instant) -> None:
         """Revoke. A peer that does not know the message is asked nothing: it is done at once."""
-        key = (revocation.peer, revocation.session)
+        key = (revocation.peer, revocation.session, revocation.trigger)
         self._forget(key)
         if not self._out.understanding.knows(revocation.peer, BindingRevocationIndication):
             self._out.counters.count("revocation-unknown")
@@ -135,12 +139,12 @@ class Revoking:
             self._forget(key)
             self._done(pending.revocation, now)
 
-    def _send(self, key: tuple[IPv6Address, str], pending: _Pending, now: Instant) -> None:
+    def _send(self, key: _Key, pending: _Pending, now: Instant) -> None:
         self._timers.set(key, now.monotonic_s + pending.timeout_s)
         self._out.understanding.asked(key[0], BindingRevocationIndication, now)
         self._out.emit(Send(key[0], pending.message))
 
-    def _forget(self, key: tuple[IPv6Address, str]) -> None:
+    def _forget(self, key: _Key) -> None:
         self._timers.cancel(key)
         pending = self._pending.pop(key, None)
         if pending is not None:
