@@ -132,6 +132,10 @@ def test_row_116_hosts_of_one_mag_reach_each_other_through_the_lma_or_directly(l
             ping(domain, "mn1", one, correspondent(domain))  # the rest of the world stays the LMA's business
             there = IPv6Address(correspondent(domain)).packed
             assert any({frame[62:78], frame[78:94]} == {IPv6Address(one).packed, there} for frame in drained(core))
+        # One that has left is not looked for here any more, as soon as the LMA has said so.
+        move(domain, "mn1", "gw2")
+        wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 has forgotten mn1")
+        ping(domain, "mn2", other, one)
 
 
 def test_a_restarted_lma_goes_on(lab_name: str) -> None:

@@ -98,11 +98,11 @@ class Lma:
         What is about a peer and not about a session is the CMD's, whoever it comes from.
         """
         message = event.message
-        plain = (
-            not message.flags & BindingUpdateFlag.DISTRIBUTED
-            if isinstance(message, BindingUpdate)
-            else isinstance(message, BindingRevocationAcknowledgement) and self._plain.awaits(event.source, message)
-        )
+        plain = False
+        if isinstance(message, BindingUpdate):
+            plain = not message.flags & BindingUpdateFlag.DISTRIBUTED
+        elif isinstance(message, BindingRevocationAcknowledgement):
+            plain = self._plain.revoking.awaits(event.source, message)
         return isinstance(message, Heartbeat | BindingError) or (self._between.speaks_for(event.source) and not plain)
 
     def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
@@ -111,7 +111,7 @@ class Lma:
         Returns the nodes' identifiers.
         """
         names, outputs = self._between.revoke(named, now)
-        names += self._plain.revoke(named, now)
+        names += self._plain.revoking.revoke(named, now)
         return names, [*outputs, *self._plain.take_outputs()]
 
     def next_timer_s(self) -> float | None:

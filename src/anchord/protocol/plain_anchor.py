@@ -19,13 +19,13 @@ from typing import Any
 from anchord.declared import HostState
 from anchord.protocol.anchoring import echo_options, refusal
 from anchord.protocol.exchange import judge_timestamp, sequence_is_newer
-from anchord.protocol.identity import derive_router, mac_text, mn_id_text, session_key
+from anchord.protocol.identity import derive_router, mn_id_text, session_key
 from anchord.protocol.inputs import Installed, MessageReceived
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Declare, Persist, Send
 from anchord.protocol.plain_binding import Found, PlainBinding, PlainCache, Sought
+from anchord.protocol.plain_revoking import PlainRevoking
 from anchord.protocol.prefixes import PoolExhaustedError, PrefixPool
-from anchord.protocol.revoking import Revocation, Revoking
 from anchord.protocol.settings import LmaSettings
 from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import (
@@ -35,7 +35,6 @@ from anchord.wire.messages import (
     BindingRevocationAcknowledgement,
     BindingUpdate,
     BindingUpdateFlag,
-    RevocationTrigger,
     Status,
 )
 from anchord.wire.options import (
@@ -91,7 +90,7 @@ class PlainAnchor(Outbox):
         self._promises: dict[int, _Promise] = {}
         self._declared: dict[int, str] = {}  # what the kernel owes an answer about: ticket -> session
         self._newest: dict[str, int] = {}  # the last ticket of each session
-        self._revoking = Revoking(self, self._domain.timing, self._domain.limits, self._revoked)
+        self.revoking = PlainRevoking(self, self._domain, self._cache, self._end)
         self._waiting: dict[str, _Request] = {}  # by the session whose de-registration is waited for; one each
         self._mags = settings.mags | {
             address
@@ -123,7 +122,7 @@ class PlainAnchor(Outbox):
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        times = [t for t in (self._timers.next_s(), self._revoking.next_s()) if t is not None]
+        times = [t for t in (self._timers.next_s(), self.revoking.next_s()) if t is not None]
         return min(times) if times else None
 
     def handle_timers(self, now: Instant) -> None:
@@ -131,44 +130,18 @@ class PlainAnchor(Outbox):
         while (item := self._timers.pop_due(now.monotonic_s)) is not None:
             kind, key = item
             if kind == "rested":
+                self._pool.rested(IPv6Network(key))
                 self.emit(Persist("resting", key, None))
             elif kind == "wait":
                 # Section 5.4.1.2 (4): not de-registered in time, so it is another interface of the node.
                 self._create(self._waiting.pop(key), now)
             elif key in self.bindings:
                 self._end(self.bindings[key], now)
-        self._revoking.due(now)
-
-    # Revocation (RFC 5846 section 8)
+        self.revoking.due(now)
 
     def is_bound(self, peer: IPv6Address) -> bool:
         """Whether ``peer`` is the MAG of any node."""
         return any(binding.proxy_coa == peer for binding in self.bindings.values())
-
-    def awaits(self, source: IPv6Address, ack: BindingRevocationAcknowledgement) -> bool:
-        """Whether ``ack`` answers a revocation of a plain session."""
-        return self._revoking.awaits(source, ack)
-
-    def revoke(self, named: str | IPv6Network, now: Instant) -> list[str]:
-        """End every session of a node, or the one that holds a prefix; returns the nodes' identifiers."""
-        found = [binding for binding in self.bindings.values() if _is_named(binding, named)]
-        for binding in found:
-            self.report("revoked", mn=mn_id_text(binding.mn_id), prefixes=[str(p) for p in binding.prefixes])
-            self._revoke(binding, now)
-        return [mn_id_text(binding.mn_id) for binding in found]
-
-    def _revoke(self, binding: PlainBinding, now: Instant) -> None:
-        node = (binding.proxy_coa, binding.key, binding.mn_id, binding.link_layer_id)
-        trigger = RevocationTrigger.ADMINISTRATIVE_REASON
-        self._revoking.start(Revocation(*node, binding.prefixes, trigger), now)
-
-    def _revoked(self, revocation: Revocation, now: Instant) -> None:
-        """Its MAG has let the node go, or does not answer; the node may have another one meanwhile."""
-        binding = self.bindings.get(revocation.session)
-        if binding is not None and binding.proxy_coa == revocation.peer:
-            self._end(binding, now)
-        elif binding is not None:
-            self._revoke(binding, now)
 
     # A request
 
@@ -180,7 +153,7 @@ class PlainAnchor(Outbox):
         elif isinstance(message, BindingAcknowledgement):
             self.counters.of(event.source).drop("unmatched-ack")  # we ask nobody
         elif isinstance(message, BindingRevocationAcknowledgement):
-            self._revoking.acknowledged(event.source, message, now)
+            self.revoking.acknowledged(event.source, message, now)
         elif message is not None:
             self.unrecognized(event, now)
 
@@ -325,6 +298,7 @@ class PlainAnchor(Outbox):
         if binding.proxy_coa != sought.proxy_coa:
             name = mn_id_text(binding.mn_id)
             self.report("handed-over", mn=name, prefix=str(binding.prefixes[0]), to=str(sought.proxy_coa))
+            self.revoking.handed_over(binding, sought.proxy_coa, now)
         binding.proxy_coa = sought.proxy_coa
         binding.link_layer_id = sought.link_layer_id
         binding.access_technology = sought.access_technology
@@ -408,6 +382,7 @@ class PlainAnchor(Outbox):
     def _forget(self, binding: PlainBinding) -> None:
         self._cache.remove(binding)
         self._timers.cancel(("expire", binding.key))
+        self.revoking.forget(binding)
         self._newest.pop(binding.key, None)
         self.emit(Persist("plain", binding.key, None))
         if not binding.ending:
@@ -448,7 +423,8 @@ class PlainAnchor(Outbox):
         if promise.fresh and newest:
             self._forget(binding)
             for prefix in binding.prefixes:
-                self._pool.release(prefix, now.wall_s)  # nobody was told of it
+                self._pool.release(prefix, now.wall_s)
+                self._pool.rested(prefix)  # nobody was told of it
         self._refuse(promise.request.update, promise.request.source, Status.INSUFFICIENT_RESOURCES, now)
 
     def _answer(self, request: _Request, binding: PlainBinding) -> None:
@@ -471,9 +447,3 @@ class PlainAnchor(Outbox):
 
     def _persist(self, binding: PlainBinding) -> None:
         self.emit(Persist("plain", binding.key, binding.to_json()))
-
-
-def _is_named(binding: PlainBinding, named: str | IPv6Network) -> bool:
-    if isinstance(named, IPv6Network):
-        return named in binding.prefixes
-    return named in (mn_id_text(binding.mn_id), mac_text(binding.link_layer_id or b""))

@@ -91,6 +91,16 @@ class Revoking:
         self._by_sequence[revocation.peer, message.sequence] = key
         self._send(key, pending, now)
 
+    def is_waiting(self, peer: IPv6Address, session: str) -> bool:
+        """Whether ``peer`` has been asked and has not answered yet."""
+        return (peer, session) in self._pending
+
+    def cancel_departure(self, peer: IPv6Address, session: str) -> None:
+        """The node is back: that it had left is not to be said again."""
+        pending = self._pending.get((peer, session))
+        if pending is not None and pending.revocation.trigger is RevocationTrigger.HANDOVER_UNKNOWN:
+            self._forget((peer, session))
+
     def awaits(self, source: IPv6Address, ack: BindingRevocationAcknowledgement) -> bool:
         """Whether ``ack`` answers a revocation of ours."""
         return (source, ack.sequence) in self._by_sequence
