@@ -315,7 +315,7 @@ class NodeConfig(Table):
     run: Path = text(Path("/run/anchord"), "a directory", "Where the control socket is: NODE.sock")
     store: Literal["sqlite", "memory"] = text(
         "sqlite", "'sqlite' or 'memory'",
-        "The central database's store; memory: a restart begins with nothing, and the gateways' refreshes fill it again",
+        "The central database's store; memory: a restart begins with nothing, and the gateways' refreshes fill it",
     )  # fmt: skip
     store_sync: Literal["group", "always"] = text(
         "group", "'group' or 'always'",

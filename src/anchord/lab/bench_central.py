@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
 import secrets
 import socket
 import struct
@@ -69,7 +70,9 @@ _READY_S = 30.0
 _ON_DISK = "/var/tmp"  # /tmp may be in memory, and a store's price is that of a disk
 # Places in a Mobility Header (RFC 6275 sections 6.1.7 and 6.1.8).
 _SEQUENCE_AT, _STATUS_AT, _ACK_SEQUENCE_AT = 6, 6, 8
-_TICKS_AT = 20  # in our PBUs: 12 octets, the Timestamp option's padding to 8n + 2, type and length (RFC 5213 section 8.8)
+_TICKS_AT = (
+    20  # in our PBUs: 12 octets, the Timestamp option's padding to 8n + 2, type and length (RFC 5213 section 8.8)
+)
 _SEQUENCE, _TICKS = struct.Struct("!H"), struct.Struct("!Q")
 
 
@@ -102,9 +105,10 @@ def measure(store: str, hosts: int, runs: int, run_s: float, processor: int) -> 
         try:
             gateways.register()
             rates = [gateways.refresh(run_s) for _ in range(runs)]
+            central.check()
         except BenchError as error:
-            raise BenchError(f"{hosts} hosts, store {store}: {error}; last lines of the CMD:\n{central.log()}") from None
-        central.check()
+            what = f"{hosts} hosts, store {store}: {error}"
+            raise BenchError(f"{what}; last lines of the CMD:\n{central.log()}") from None
     return row(f"central.{store}.{hosts}", "1/s", rates)
 
 
@@ -167,7 +171,9 @@ class _Gateways:
 
     def __init__(self, hosts: int) -> None:
         self._hosts = hosts
-        self._refreshes = itertools.cycle([_refresh(host) for host in range(hosts)])
+        refreshes = [_refresh(host) for host in range(hosts)]
+        random.Random(hosts).shuffle(refreshes)  # hosts do not come back in the order in which a store keeps them
+        self._refreshes = itertools.cycle(refreshes)
         self._sequence = 0
         self._serving, self._anchor = _raw_socket(_SERVING), _raw_socket(_ANCHOR)
 
@@ -210,9 +216,11 @@ class _Gateways:
                     self._serving.recv_into(answer)
                 except BlockingIOError:
                     break
-                count += 1
-                if answer[_STATUS_AT] != Status.ACCEPTED or sequence_of(answer, _ACK_SEQUENCE_AT)[0] != waiting.popleft():
+                due = answer[_STATUS_AT] == Status.ACCEPTED and sequence_of(answer, _ACK_SEQUENCE_AT)[0] == waiting[0]
+                if not due:
                     raise BenchError(f"not the answer that was due: {decode(bytes(answer))}")
+                waiting.popleft()
+                count += 1
             now = time.monotonic()
             if count > before:
                 heard = now
