@@ -7,19 +7,35 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
-from protocol.domain import Domain
+from protocol.domain import Domain, domain_settings
 
 from anchord.cli import VERBS
 from anchord.daemon import tables, views
-from anchord.daemon.config import Central, DomainConfig, Gateway, Lifetimes, Limits, NodeConfig, Pmip, Timers
+from anchord.daemon.config import (
+    Central,
+    Directory,
+    DomainConfig,
+    Gateway,
+    Lifetimes,
+    Limits,
+    Lma,
+    NodeConfig,
+    Pmip,
+    Policy,
+    Timers,
+)
 from anchord.daemon.configfile import Table, expected_of
+from anchord.protocol.settings import Finding
 
 DOCS = Path(__file__).parents[1] / "docs"
 # The heading of each table in docs/configuration.md and the model it describes.
 DESCRIBED = {
     "domain.toml": DomainConfig,
     "[central]": Central,
+    "[directory]": Directory,
     "[gateways.NAME]": Gateway,
+    "[lmas.NAME]": Lma,
+    "[[policy]]": Policy,
     "[lifetimes]": Lifetimes,
     "[timers]": Timers,
     "[limits]": Limits,
@@ -37,9 +53,11 @@ def as_written(value: object) -> str:
             return str(value)
         case bytes():
             return f'"{value.hex(":")}"'
+        case None:
+            return ""
         case IPv6Address() | Path() | str():
             return f'"{value}"'
-    assert value == ()
+    assert value in ((), {})
     return "[]"
 
 
@@ -48,7 +66,9 @@ def rows(model: type[Table]) -> list[str]:
     lines = ["| key | what it may be | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if field.description:
-            default = "required" if field.is_required() else f"`{as_written(field.default)}`"
+            value = field.get_default(call_default_factory=True) if not field.is_required() else None
+            default = "required" if field.is_required() else f"`{as_written(value)}`"
+            default = "none" if value in (None, {}) and not field.is_required() else default
             lines.append(f"| `{field.alias or name}` | {expected_of(field)} | {default} | {field.description} |")
     return lines
 
@@ -81,11 +101,16 @@ def test_every_key_of_show_is_documented() -> None:
     domain = Domain()
     for gateway in (1, 2):
         domain.host_at(gateway, b"\x02\0\0\0\0\x0a")
+    recorded = Domain(settings=domain_settings(finding=Finding.DIRECTORY, central=None))
+    recorded.host_at(1, b"\x02\0\0\0\0\x0a")
     names = {address: "x" for address in domain.nodes}
     for noun in tables.COLUMNS:
         shown = [row for n in (1, 2) for row in views.of_gateway(domain.gw[n], noun, None, names, domain.now)]
         assert shown
         shown += views.of_central(domain.central, noun, None, names, domain.now)
+        if noun == "bindings":
+            (row,) = views.of_directory(recorded.directory.entries.values(), None, recorded.now)
+            shown.append(row)
         documented = [line.split("|")[1].strip(" `") for line in sections("cli.md")[f"show {noun}"][2:]]
         assert {key for row in shown for key in row} == set(documented)
         assert set(tables.COLUMNS[noun]) <= set(documented)

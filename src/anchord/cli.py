@@ -23,6 +23,8 @@ class Verb(NamedTuple):
 VERBS = {
     "gateway": Verb("anchord.daemon.verbs", "gateway", "Run a gateway (RFC 8885: MAAR) in the foreground."),
     "central": Verb("anchord.daemon.verbs", "central", "Run the central mobility database in the foreground."),
+    "directory": Verb("anchord.daemon.verbs", "directory", "Run the directory of hosts and anchors in the foreground."),
+    "lma": Verb("anchord.daemon.verbs", "lma", "Run a Local Mobility Anchor (RFC 5213) in the foreground."),
     "show": Verb("anchord.daemon.verbs", "show", "Show bindings, prefixes, tunnels or peers of a running daemon."),
     "monitor": Verb("anchord.daemon.verbs", "monitor", "Follow what happens in a running daemon, an event a line."),
     "doctor": Verb("anchord.kernel.verbs", "doctor", "Try what this machine's kernel can do, and say what to mend."),

@@ -21,6 +21,8 @@ class Role(Enum):
     ANCHORED = "anchored"  # ours, and the node is here: plain routing
     IMPORTED = "imported"  # another gateway's, and the node is here: tunnel to and from that anchor
     EXPORTED = "exported"  # ours, and the node is elsewhere: tunnel to and from the serving gateway
+    TRANSIT = "transit"  # neither ours nor is the node here: between two gateways that do not know each other
+    RELEASED = "released"  # given up, yet the node may still use an address of it: errors tell it to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,30 @@ class PrefixEntry:
     """One prefix of a mobile node and how this gateway has to forward it.
 
     ``peer`` is the global address of the gateway at the other end of the tunnel: the anchor of an IMPORTED prefix,
-    the serving gateway of an EXPORTED one, else None. ``router`` is shown to the node here; None when EXPORTED.
+    the serving gateway of an EXPORTED one, the gateway towards the node of one in TRANSIT, else None. ``anchor`` is
+    the gateway towards the anchor of a prefix in TRANSIT, else None: packets from ``peer`` go on to ``anchor`` and
+    packets from ``anchor`` to ``peer``, through two tunnels in series. ``router`` is shown to the node here; None
+    when EXPORTED, in TRANSIT or RELEASED.
+
+    A RELEASED prefix belongs to nobody. Packets from it that the node sends here are answered with ICMPv6 destination
+    unreachable, source address failed policy (RFC 4443 section 3.1, code 5); packets to it that reach the gateway
+    which anchored it, with destination unreachable. Connections that are stuck on it fail at once.
+
+    ``local_networks`` are networks that are reachable only behind the anchor of this prefix. On an IMPORTED prefix:
+    what the node sends to them from any prefix that is ANCHORED or IMPORTED here goes through the tunnel to
+    ``peer``, and what comes back out of it is delivered. On an ANCHORED one, where they are close by: those packets
+    and the answers are routed plainly, also of prefixes whose other packets are tunnelled to their anchor. On an
+    EXPORTED one: the prefixes ``others`` of the same node may reach them too, out of the tunnel from ``peer``, and
+    what these networks send to ``others`` or to this prefix goes back into that tunnel. Empty in any other role.
     """
 
     prefix: IPv6Network  # a /64
     role: Role
     router: LogicalRouter | None = None
     peer: IPv6Address | None = None
+    anchor: IPv6Address | None = None
+    local_networks: tuple[IPv6Network, ...] = ()
+    others: tuple[IPv6Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ def data_frame(source: bytes, destination: bytes = b"\xff" * 6, ethertype: int =
 class Wire:
     """The link from the hosts' end: what of the frames put on it reaches ``access``."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, secret: bytes | None = SECRET) -> None:
         self.namespace = namespace
         with inside(namespace):
-            self.access = AccessInterface("acc0", SECRET, "gw1")
+            self.access = AccessInterface("acc0", secret, "gw1")
             self._host = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._host.bind(("host0", 0))
 

@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 
 import pytest
-from access_wire import SECRET, Wire
+from access_wire import SECRET, Wire, data_frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,6 +55,14 @@ def test_two_access_interfaces_hear_each_other(segment: str, wire: Wire) -> None
     with closing(other):
         other.say_hello()
         assert wire.send([])[1] == [Hello("acc0", "gw9/host0", other.mac)]
+
+
+def test_without_a_secret_no_hello_is_said_and_none_believed(segment: str) -> None:
+    with closing(Wire(segment, secret=None)) as wire, closing(wire.listen()) as outside:
+        assert wire.send([hello(SECRET, OTHER, "gw2/acc0", time.time())]) == (1, [])
+        wire.access.say_hello()
+        wire.access.send(data_frame(OTHER))
+        assert outside.recv(2000)[6:12] == OTHER
 
 
 @given(st.text(max_size=60), st.data())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from anchord.daemon.config import ConfigError, DomainConfig, NodeConfig, Table, load_domain, load_node
 from anchord.daemon.configfile import known_keys, validate
+from anchord.daemon.settings import domain_settings, lma_peers, lma_settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples/config"
 
@@ -70,7 +71,7 @@ def test_values_come_out_as_the_daemons_need_them(files: Path) -> None:
     assert node.ignore == (bytes.fromhex("02000000000a"),)
     assert node.access == ("acc0", "acc1")
     assert node.socket == Path("/run/anchord/gw1.sock")
-    assert not node.is_central
+    assert node.role == "gateway"
     assert node.domain.peers[IPv6Address("2001:db8:f2::1")] == "gw2"
     assert node.domain.anchor_of(IPv6Network("2001:db8:a2:5::/64")) == "gw2"
     assert node.domain.anchor_of(IPv6Network("2001:db8:a3::/64")) is None
@@ -106,7 +107,7 @@ def test_examples_load(name: str) -> None:
 def test_the_central_database_has_a_node_file_too(files: Path, name: str) -> None:
     files.write_text(f'node = "{name}"\ndomain = "domain.toml"\n')
     node = load_node(files)
-    assert node.is_central
+    assert node.role == "central"
     assert node.address == IPv6Address("2001:db8:fc::1")
     assert node.socket.name == f"{name}.sock"
 
@@ -141,7 +142,10 @@ def test_all_errors_of_both_files_in_one_pass(files: Path) -> None:
     [
         (
             "[central]", "[centrall]",
-            ["central: missing, expected a table", "centrall: unknown key, expected 'central'"],
+            [
+                "centrall: unknown key, expected 'central'",
+                "central: is missing, expected a table with finder = 'central'",
+            ],
         ),
         ('name = "test"', "", ["name: missing, expected a name of 1 to 32 letters, digits, '-' and '_'"]),
         ("local_networks =", "local_network =", ["gateways.gw2.local_network: unknown key, expected 'local_networks'"]),
@@ -190,9 +194,27 @@ def test_all_errors_of_both_files_in_one_pass(files: Path) -> None:
             ["gateways.gw2.local_networks[0]: 2001:db8:a1:b2::/64 overlaps gateways.gw1.pools[0] (2001:db8:a1::/48), "
              "expected a network outside every pool"],
         ),
+        (
+            "[central]", "resolvers = ['2001:db8:a1::53', '2001:db8:c1::1', '2001:db8:c1::1']\n[central]",
+            ["resolvers[0]: 2001:db8:a1::53 lies in gateways.gw1.pools[0] (2001:db8:a1::/48), which is for hosts, "
+             "expected another one",
+             "resolvers[2]: 2001:db8:c1::1 is resolvers[1] already, expected each resolver once"],
+        ),
+        (
+            "[central]", "resolvers = ['fd00::1', 'fd00::2', 'fd00::3', 'fd00::4']\n[central]",
+            ["resolvers: has 4 entries, expected at most 3 (RFC 8106 section 5.3.1)"],
+        ),
+        (
+            "[central]", "resolvers = ['fe80::1']\n[central]",
+            ["resolvers[0]: fe80::1 is no global unicast address, expected a global IPv6 unicast address"],
+        ),
         ("gw2", "g w", ["gateways.g w: is 'g w', expected a name of 1 to 32 letters, digits, '-' and '_'"]),
         ("gw2", "cmd", ["gateways.cmd: 'cmd' means the central database, expected another name"]),
-        ("[central]", "[central]\nmode = 'relay'", ["central.mode: is 'relay', expected 'proxy'"]),
+        (
+            "[central]",
+            "[central]\nmode = 'tunnel'",
+            ["central.mode: is 'tunnel', expected 'proxy', 'relay' or 'locator'"],
+        ),
         (
             "[central]", "[lifetimes]\npreferred_s = 700\n[central]",
             ["lifetimes.preferred_s: is 700, expected at most valid_s (600)"],
@@ -344,3 +366,75 @@ def test_any_content_gives_a_configuration_or_its_errors(model: type[Table], dat
     raw = data.draw(st.dictionaries(keys, ANY | st.fixed_dictionaries({"address": ANY, "pools": ANY}), max_size=5))
     with contextlib.suppress(ConfigError):
         validate("file", raw, model)
+
+
+LMA = """
+[lmas.home]
+address = "2001:db8:e1::1"
+pools = ["2001:db8:b1::/48"]
+mags = ["2001:db8:e9::1"]
+[[policy]]
+hosts = ["02:00:00:00:00:01", "any"]
+lma = "home"
+"""
+
+
+def test_an_lma_is_a_node_with_core_interfaces_and_peers_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "domain.toml").write_text(DOMAIN + LMA)
+    (tmp_path / "home.toml").write_text('node = "home"\ndomain = "domain.toml"\ncore = ["core0"]\ndenied = ["mn@x"]\n')
+    node = load_node(tmp_path / "home.toml")
+    assert (node.role, node.address, node.lma.pools) == (
+        "lma",
+        IPv6Address("2001:db8:e1::1"),
+        (IPv6Network("2001:db8:b1::/48"),),
+    )
+    settings = lma_settings(node)
+    assert settings.mags == {IPv6Address("2001:db8:e9::1")} and settings.denied == {b"mn@x"}
+    assert list(lma_peers(node).values()) == ["2001:db8:e9::1", "gw1", "gw2"]
+    gateway = domain_settings(node.domain)
+    fixed = gateway.fixed_anchor_of(b"whoever")
+    assert fixed is not None and fixed.name == "home" and node.domain.peers[fixed.address] == "home"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("2001:db8:b1::/48", "2001:db8:a1::/48", "lmas.home.pools[0]: 2001:db8:a1::/48 overlaps gateways.gw1.pools[0]"),
+        ("2001:db8:e1::1", "2001:db8:f1::1", "lmas.home.address: 2001:db8:f1::1 is gateways.gw1.address already"),
+        ("[lmas.home]", "[lmas.gw1]", "lmas.gw1: 'gw1' is a gateway already, expected another name"),
+        ('lma = "home"', 'lma = "away"', "policy[0].lma: 'away' is no LMA of the domain, expected home"),
+        ('"any"]', '"02-00-00-00-00-01"]', "policy[0].hosts[1]: '02-00-00-00-00-01' is in policy[0].hosts[0] already"),
+        ("mags =", 'operators = ["a"]\nmags =', "lmas.home.operators[0]: is 'a', expected gateways with an operator"),
+        ("mags =", 'stands_for = ["2001:db8:a2::/47"]\nmags =', "lmas.home.stands_for[0]: "),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_is_wrong_with_an_lma(tmp_path: Path, old: str, new: str, error: str) -> None:
+    path = tmp_path / "domain.toml"
+    path.write_text(DOMAIN + LMA)
+    change(path, old, new)
+    with pytest.raises(ConfigError) as caught:
+        load_domain(path)
+    assert any(line.removeprefix(f"{path}: ").startswith(error) for line in caught.value.errors), caught.value.errors
+
+
+def test_an_lma_between_operators_has_the_address_of_their_central_database(tmp_path: Path) -> None:
+    path = tmp_path / "domain.toml"
+    path.write_text(DOMAIN.replace("2001:db8:fc::1", "2001:db8:e1::1") + LMA)
+    assert load_domain(path).peers[IPv6Address("2001:db8:e1::1")] == "home"
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('access = ["acc0"]\ncore = ["core0"]', "access: is not for an LMA, expected none"),
+        ("", "core: is empty, expected at least one interface for an LMA"),
+    ],
+)
+def test_what_is_wrong_with_the_node_file_of_an_lma(tmp_path: Path, line: str, error: str) -> None:
+    (tmp_path / "domain.toml").write_text(DOMAIN + LMA)
+    path = tmp_path / "home.toml"
+    path.write_text(f'node = "home"\ndomain = "domain.toml"\n{line}\n')
+    with pytest.raises(ConfigError) as caught:
+        load_node(path)
+    assert caught.value.errors == [f"{path}: {error}"]

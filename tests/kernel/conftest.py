@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from namespaces import Domain
@@ -38,8 +39,8 @@ def make_plane() -> Iterator[Callable[..., Plane]]:
     """Start data planes; all are stopped afterwards."""
     made: list[Plane] = []
 
-    def make(domain: Domain, n: int, access: tuple[str, ...] = ("acc0",)) -> Plane:
-        made.append(Plane(domain, n, access))
+    def make(domain: Domain, n: int, access: tuple[str, ...] = ("acc0",), **changes: Any) -> Plane:
+        made.append(Plane(domain, n, access, **changes))
         return made[-1].start()
 
     yield make

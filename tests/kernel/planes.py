@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
+from typing import Any
 
 from namespaces import Domain, Namespace
 
@@ -44,6 +46,11 @@ def exported(n: int, to: int, host: int = 1) -> PrefixEntry:
     return PrefixEntry(prefix(n, host), Role.EXPORTED, None, gateway_address(to))
 
 
+def released(n: int, host: int = 1) -> PrefixEntry:
+    """Gateway n's prefix, given up."""
+    return PrefixEntry(prefix(n, host), Role.RELEASED)
+
+
 def wait(work: Callable[[Callable[[str | None], None]], None]) -> str | None:
     """Do something that answers by a callback; the answer."""
     answered = threading.Event()
@@ -61,15 +68,16 @@ def wait(work: Callable[[Callable[[str | None], None]], None]) -> str | None:
 class Plane:
     """A gateway's Forwarding in its namespace, made synchronous."""
 
-    def __init__(self, domain: Domain, n: int, access: tuple[str, ...] = ("acc0",)) -> None:
+    def __init__(self, domain: Domain, n: int, access: tuple[str, ...] = ("acc0",), **changes: Any) -> None:
         self.namespace = domain.gateways[n]
-        self.settings = PlaneSettings(
+        settings = PlaneSettings(
             address=gateway_address(n),
             pools=(IPv6Network(f"2001:db8:a{n}::/48"),),
             access=access,
             core=("core0",),
             peers=tuple(gateway_address(m) for m in domain.gateways if m != n),
         )
+        self.settings = replace(settings, **changes)
         self.forwarding = Forwarding(self.settings)
 
     def start(self) -> Plane:

@@ -174,7 +174,8 @@ def test_rules_stand_before_the_rules_that_need_them() -> None:
     ("changes", "says"),
     [
         ({"pools": (IPv6Network("2001:db8:a1::/64"),)}, "shorter than /64"),
-        ({"access": ()}, "at least one access"),
+        ({"core": ()}, "at least one core"),
+        ({"idle_s": 0}, "1 or more"),
         ({"core": ("acc0",)}, "both access and core"),
         ({"tunnel_mtu": 1279}, "1280"),
     ],

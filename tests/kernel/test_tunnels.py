@@ -37,9 +37,9 @@ def udp_to(destination: object, source: object = Domain.CN) -> Packet:
     return IPv6(src=str(source), dst=str(destination)) / UDP(sport=4000, dport=4000) / Raw(b"x" * 32)
 
 
-def until(condition: Callable[[], bool]) -> bool:
-    """Whether a condition comes true within two seconds (packets take their time)."""
-    ends = time.monotonic() + 2
+def until(condition: Callable[[], bool], within_s: float = 2) -> bool:
+    """Whether a condition comes true in time (packets take theirs)."""
+    ends = time.monotonic() + within_s
     while not (met := condition()) and time.monotonic() < ends:
         time.sleep(0.01)
     return met
@@ -232,6 +232,7 @@ def test_summary_names_the_tunnels(pair: Pair) -> None:
             "mtu": 1460,
             "imported": [str(prefix(1))],
             "exported": [],
+            "transit": [],
         }
     ]
     assert dict(pair.planes[2].forwarding.links) == {router(1).mac: "acc0", router(2).mac: "acc0"}

@@ -157,3 +157,23 @@ def handover() -> Captures:
         seen.up(number, number, "gw1" if number == 1000 else "gw2", arrives=number >= 1003)
         seen.down(number + 0.2, number, "gw1" if number == 1000 else "gw2", arrives=number >= 1004)
     return seen
+
+
+def direct_handover() -> Captures:
+    """The same without a central database: gw2 asks the anchor itself, and nobody else says anything. Links have a
+    delay, so that every message is on its sender's link a while before it is on its receiver's."""
+    seen = handover()
+    for point, frames in seen.points.items():
+        seen.points[point] = [(time_ms, content) for time_ms, content in frames if not _is_signal(content)]
+    t0 = 1000.5
+    for sequence, mac, began in ((8, bytes(6), t0 + 0.3), (9, HOST_MAC, t0 + 0.5)):
+        asked, answered = update(GW2, GW1, sequence, mac), acknowledgement(GW1, GW2, sequence)
+        seen.at(began, asked, "core-gw2")
+        seen.at(began + 0.2, asked, "core-gw1")
+        seen.at(began + 0.3, answered, "core-gw1")
+        seen.at(began + 0.5, answered, "core-gw2")
+    return seen
+
+
+def _is_signal(content: bytes) -> bool:
+    return content[12:14] == b"\x86\xdd" and content[20] == MOBILITY

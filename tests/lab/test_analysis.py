@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import captured
 import pytest
 from captured import GW1, GW2, ROUTER1_MAC, ROUTER2_MAC, Captures
 
-from anchord.lab import bench
+from anchord.lab import bench, bench_modes
 from anchord.lab.analysis import Analysis, analyse
 from anchord.lab.probes import Way
 from anchord.lab.sightings import CaptureFileError
+from anchord.lab.topology import Mode
 
 
 def analysed(seen: Captures, tmp_path: Path) -> Analysis:
@@ -31,6 +33,24 @@ def test_every_number_of_a_handover(tmp_path: Path) -> None:
     assert handover.old_flow_up_ms == pytest.approx(1003.03 - 1000.5)
     assert handover.anchor_ms == {"gw1": pytest.approx(0.75)}
     assert (handover.lost_up, handover.lost_down) == (3, 4)
+
+
+def test_a_gateway_that_asks_the_anchor_itself(tmp_path: Path) -> None:
+    """Both addresses are in every message on both links: who is who follows from the order."""
+    analysis = analysed(captured.direct_handover(), tmp_path)
+    (handover,) = analysis.handovers
+    assert handover.pbu_ms == pytest.approx(0.5)
+    assert handover.pba_ms == pytest.approx(1.0)
+    assert handover.anchor_ms == {"gw1": pytest.approx(0.1)}
+    assert analysis.tunnel_faults == []
+
+
+def test_an_anchor_that_does_not_answer_the_gateway_itself(tmp_path: Path) -> None:
+    seen = captured.direct_handover()
+    for point, frames in seen.points.items():
+        seen.points[point] = [entry for entry in frames if entry[1] != captured.acknowledgement(GW1, GW2, 9)]
+    (handover,) = analysed(seen, tmp_path).handovers
+    assert (handover.pbu_ms, handover.pba_ms, handover.anchor_ms) == (pytest.approx(0.5), None, {})
 
 
 def test_a_tunnel_as_it_should_be_and_routers_that_stay(tmp_path: Path) -> None:
@@ -139,6 +159,46 @@ def test_the_rows_of_the_benchmark(tmp_path: Path) -> None:
     ]
     assert rows["handover.old_flow_down"] == bench.Row("handover.old_flow_down", "ms", 1, 3.72, 3.72, 3.72)
     assert rows["handover.lost_down"].max == 4
+
+
+def test_the_rows_of_a_mode(tmp_path: Path) -> None:
+    directory = captured.direct_handover().write(tmp_path / "captures")
+    rows = {row.name: row for row in bench_modes.from_captures(directory, "anchor-known")}
+    assert list(rows) == [
+        f"handover.anchor-known.{quantity}"
+        for quantity in (
+            *("old_flow_down", "old_flow_up", "ra_new", "ra_old", "pbu", "pba", "anchor_pbu_to_pba"),
+            *("lost_down", "lost_up"),
+        )
+    ]
+    assert rows["handover.anchor-known.old_flow_down"].p50 == 3.72
+    assert rows["handover.anchor-known.pba"].p50 == 1.0
+
+
+@pytest.mark.parametrize(
+    ("mode", "down_ms", "up_ms"),
+    [("proxy", 22, 20), ("relay", 40, 40), ("locator", 22, 22), ("directory", 24, 24), ("anchor-known", 4, 4)],
+)
+def test_the_formula_of_each_mode_with_delays(mode: Mode, down_ms: int, up_ms: int) -> None:
+    """a = b = 10 ms, c = 2 ms; a packet that goes up takes 3 ms more to the correspondent."""
+    rows = [
+        bench.row(f"handover.{mode}.old_flow_down", "ms", [down_ms + 2.5]),
+        bench.row(f"handover.{mode}.old_flow_up", "ms", [up_ms + 3 + 1.25]),
+    ]
+    _, head, down, up = bench_modes.compared(mode, rows)
+    assert "a = 10 ms, b = 10 ms, c = 2 ms" in head
+    assert f"formula {down_ms} ms" in down and "(+2.50)" in down
+    assert f"formula {up_ms} ms and 3 ms" in up and "(+1.25)" in up
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_the_delays_of_a_mode_are_those_of_its_formula(mode: Mode) -> None:
+    delays = bench_modes.mode_topology(mode, True, 1).checked().delays()
+    asked = {node: delay for node, delay in delays.items() if not node.startswith("gw")}
+    assert delays["gw1"] + delays["gw2"] == 2
+    assert all(delays["gw1"] + delay == 10 for delay in asked.values())
+    assert list(asked) == {"directory": ["dir"], "anchor-known": []}.get(mode, ["cmd"])
+    assert not bench_modes.mode_topology(mode, False, 1).delays()
 
 
 def test_a_benchmark_with_a_handover_too_few_is_none(tmp_path: Path) -> None:

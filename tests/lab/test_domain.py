@@ -19,6 +19,7 @@ from anchord.lab import state
 from anchord.lab.domain import Domain
 from anchord.lab.errors import LabError
 from anchord.lab.processes import Process, in_namespaces, wait_ended
+from anchord.lab.state import State
 from anchord.lab.topology import Gateway, Topology
 
 SERVED_S = 10.0
@@ -115,6 +116,20 @@ def test_unknown_names_are_told_the_nearest(live: Domain) -> None:
         live.exec("cn3", ["true"])
     with pytest.raises(LabError, match=f"did you mean {LIVE_LAB}"):
         Domain.attach(LIVE_LAB[:-1])
+
+
+def test_a_lab_of_another_version_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "LABS", tmp_path)
+    mine = State("newer", small(), maker=Process.of(os.getpid()))
+    mine.create()
+    record = tmp_path / "newer" / "lab.json"
+    plain = json.loads(record.read_text())
+    plain["topology"]["gateways"]["gw1"]["colour"] = "red"
+    record.write_text(json.dumps(plain))
+    assert Domain.sweep_stale() == []
+    for use in (Domain.attach, Domain.take_down):
+        with pytest.raises(LabError, match=r"newer/lab\.json is of another version of anchord"):
+            use("newer")
 
 
 def test_a_daemon_can_be_killed_and_started_again(live: Domain) -> None:
@@ -244,3 +259,19 @@ def test_interrupted_while_it_is_built_a_lab_leaves_nothing(lab_name: str, numbe
 def test_record_of_a_lab_is_for_root_only_where_it_holds_the_secret(live: Domain) -> None:
     assert (live.directory / "domain.toml").stat().st_mode & 0o077 == 0
     assert json.loads((live.directory / "lab.json").read_text())["ready"] is True
+
+
+def test_a_lab_of_another_version_stands_in_nobodys_way(new_lab_name: Callable[[], str]) -> None:
+    name = new_lab_name()
+    with Domain.up(small(), name, owner_pid=os.getpid()) as domain:
+        record = domain.directory / "lab.json"
+        written = record.read_text()
+        other = json.loads(written)
+        other["topology"]["gateways"]["gw1"]["invented_later"] = 1
+        record.write_text(json.dumps(other))
+        try:
+            assert name not in Domain.sweep_stale()
+            with pytest.raises(LabError, match="not as this version writes it"):
+                Domain.attach(name)
+        finally:
+            record.write_text(written)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from anchord.daemon.config import load_node
 from anchord.lab import config_files
 from anchord.lab.errors import LabError, TopologyError
-from anchord.lab.topology import Kind, Topology
+from anchord.lab.topology import Finder, Kind, Topology
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "lab").glob("*.toml"))
 
@@ -130,6 +131,97 @@ def test_errors_of_the_daemons_tables_are_reported_where_they_stand(tmp_path: Pa
     assert all("expected" in error for error in found)
 
 
+def test_delays_are_of_core_links(tmp_path: Path) -> None:
+    topology = load(
+        tmp_path,
+        """
+        [gateways.gw1]
+        delay_ms = 1.5
+        [gateways.gw2]
+        [central]
+        delay_ms = 9
+        [correspondents.cn1]
+        delay_ms = 1000
+        [correspondents.cn2]
+        delay_ms = 0
+        """,
+    )
+    assert topology.delays() == {"gw1": 1.5, "cmd": 9, "cn1": 1000}
+    assert Topology.from_plain(topology.to_plain()) == topology
+
+
+def test_delays_that_no_link_can_have(tmp_path: Path) -> None:
+    found = errors_of(
+        tmp_path,
+        """
+        core_mtu = 65535
+        [gateways.gw1]
+        delay_ms = 1
+        [gateways.gw2]
+        delay_ms = -1
+        [gateways.gw3]
+        delay_ms = nan
+        [central]
+        delay_ms = "1"
+        [correspondents.cn1]
+        delay_ms = 1000.5
+        [hosts.mn1]
+        at = "gw1"
+        delay_ms = 1
+        """,
+    )
+    assert sorted(error.partition(": ")[0] for error in found) == [
+        "central.delay_ms", "core_mtu", "correspondents.cn1.delay_ms", "gateways.gw2.delay_ms",
+        "gateways.gw3.delay_ms", "hosts.mn1.delay_ms",
+    ]  # fmt: skip
+    assert sum("expected milliseconds, 0 to 1000" in error for error in found) == 4
+
+
+def test_delays_are_checked_in_a_topology_of_no_file() -> None:
+    plain = Topology.default()
+    slow = replace(plain, core_mtu=65535, gateways={"gw1": replace(plain.gateways["gw1"], delay_ms=1001.0)})
+    with pytest.raises(TopologyError) as caught:
+        slow.checked()
+    assert [error.partition(": ")[0] for error in caught.value.problems] == ["gateways.gw1.delay_ms", "core_mtu"]
+
+
+@pytest.mark.parametrize(
+    ("finder", "asked", "tables"),
+    [
+        ("central", {"cmd": Kind.CENTRAL}, {"central": {"address": "2001:db8:fc::1", "mode": "proxy"}}),
+        (
+            "directory",
+            {"dir": Kind.DIRECTORY},
+            {"finder": "directory", "directory": {"address": "2001:db8:fd::1"}},
+        ),
+        ("anchor-known", {}, {"finder": "anchor-known"}),
+    ],
+)
+def test_whom_gateways_ask_follows_from_the_finder(
+    finder: Finder, asked: dict[str, Kind], tables: dict[str, object], tmp_path: Path
+) -> None:
+    plain = Topology.default()
+    topology = Topology(plain.gateways, plain.hosts, finder=finder).checked()
+    kinds = topology.nodes()
+    assert {node: kinds[node] for node in topology.daemons() if kinds[node] is not Kind.GATEWAY} == asked
+    assert Topology.from_plain(topology.to_plain()) == topology
+    settings = config_files.domain_settings(topology)
+    assert {key: settings[key] for key in ("finder", "central", "directory") if key in settings} == tables
+    node = config_files.node_settings(tmp_path, topology, topology.gateways["gw2"])
+    assert node.get("neighbours") == (["gw1", "gw3"] if finder == "anchor-known" else None)
+
+
+def test_the_table_of_a_node_that_nobody_asks(tmp_path: Path) -> None:
+    with_both = "[gateways.gw1]\n[central]\n[directory]\nnode = { domain = 'x' }\n"
+    found = errors_of(tmp_path, f"finder = 'directory'\n{with_both}")
+    assert any(error.startswith("central: has no place") for error in found)
+    assert any(error.startswith("directory.node.domain: ") for error in found)
+    found = errors_of(tmp_path, with_both)
+    assert any(error.startswith("directory: has no place") for error in found)
+    (wrong,) = errors_of(tmp_path, "finder = 'nobody'\n[gateways.gw1]\n")
+    assert wrong == "finder: is 'nobody', expected 'central', 'directory' or 'anchor-known'"
+
+
 def test_errors_of_hosts_name_the_key_that_is_wrong(tmp_path: Path) -> None:
     found = errors_of(
         tmp_path,
@@ -188,7 +280,7 @@ def test_daemons_accept_the_files_a_lab_writes(tmp_path: Path) -> None:
     assert not node.domain.mobility and node.domain.name == "two-links"
     assert node.domain.lifetimes.preferred_s == 200 and node.domain.lifetimes.valid_s == 600
     assert node.domain.gateways["gw2"].local_networks == (IPv6Network("2001:db8:78::/48"),)
-    assert load_node(config_files.node_file(tmp_path, "cmd")).is_central
+    assert load_node(config_files.node_file(tmp_path, "cmd")).role == "central"
 
 
 def test_toml_that_is_written_reads_back_the_same() -> None:

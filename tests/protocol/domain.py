@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 
 from anchord.declared import HostState
 from anchord.protocol.central import Central
 from anchord.protocol.gateway import Gateway
-from anchord.protocol.inputs import HostSeen, Input, Installed, MessageReceived
-from anchord.protocol.outputs import Advertise, Declare, Heed, Ignore, Output, Persist, Probe, Report, Send
+from anchord.protocol.inputs import DirectoryAnswered, HostSeen, Input, Installed, MessageReceived, UseTold
+from anchord.protocol.outputs import (
+    Advertise,
+    AskUse,
+    Declare,
+    DirectoryGet,
+    DirectoryPut,
+    Heed,
+    Ignore,
+    Output,
+    Persist,
+    Probe,
+    Report,
+    Send,
+)
 from anchord.protocol.settings import (
     CentralSettings,
     DomainSettings,
@@ -18,6 +31,9 @@ from anchord.protocol.settings import (
     GatewaySettings,
 )
 from anchord.protocol.timers import Instant
+from anchord.store.directory import Outcome
+from anchord.store.embedded import EmbeddedDirectory
+from anchord.store.memory import MemoryStore
 from anchord.wire.header import decode, encode
 
 CENTRAL = IPv6Address("2001:db8:fc::1")
@@ -37,17 +53,29 @@ def domain_settings(gateways: int = 3, **changes: object) -> DomainSettings:
 class Domain:
     """Gateways ``gw[1]`` ... and a CMD. Every message goes through the wire layer on its way."""
 
-    def __init__(self, gateways: int = 3, settings: DomainSettings | None = None) -> None:
+    def __init__(
+        self,
+        gateways: int = 3,
+        settings: DomainSettings | None = None,
+        neighbours: Mapping[int, tuple[int, ...]] | None = None,
+    ) -> None:
+        """``neighbours``: who each gateway asks for a host of which nothing is known."""
         self.settings = settings or domain_settings(gateways)
         self.now = Instant(1000.0, START_WALL_S)
         self.central = Central(CentralSettings(self.settings))
         self.gw = {
-            number: Gateway(GatewaySettings(info, self.settings))
+            number: Gateway(GatewaySettings(info, self.settings, neighbours=self._neighbours(number, neighbours)))
             for number, info in enumerate(self.settings.gateways.values(), 1)
         }
-        self.nodes: dict[IPv6Address, Gateway | Central] = {CENTRAL: self.central}
+        self.nodes: dict[IPv6Address, Gateway | Central] = {}
+        if self.settings.central is not None:
+            self.nodes[CENTRAL] = self.central
         for gateway in self.gw.values():
             self.nodes[gateway.settings.me.address] = gateway
+        self.directory = EmbeddedDirectory(MemoryStore(), 1000, lambda call: call(), lambda: 0.0, self._store_failed)
+        self.questions: list[tuple[IPv6Address, DirectoryGet | DirectoryPut]] = []  # in flight
+        self.lose_question: Callable[[IPv6Address, DirectoryGet | DirectoryPut], bool] = lambda sender, question: False
+        self.lose_answer: Callable[[IPv6Address, DirectoryAnswered], bool] = lambda to, answer: False
         self.wire: list[tuple[IPv6Address, Send]] = []  # in flight
         self.sent: list[tuple[IPv6Address, Send]] = []  # everything ever sent, with its sender
         self.declared: dict[IPv6Address, dict[str, HostState]] = {address: {} for address in self.nodes}
@@ -60,7 +88,12 @@ class Domain:
         self.pending: list[tuple[IPv6Address, int]] = []
         self.hold_kernel = False
         self.skew: dict[IPv6Address, float] = {}  # how far a node's clock is ahead, seconds
+        self.used: Callable[[IPv6Network], bool] = lambda prefix: True  # what tunnels were used lately
         self.lose: Callable[[IPv6Address, Send], bool] = lambda sender, send: False
+
+    def _neighbours(self, number: int, neighbours: Mapping[int, tuple[int, ...]] | None) -> tuple[IPv6Address, ...]:
+        addresses = list(self.settings.gateways)
+        return tuple(addresses[other - 1] for other in (neighbours or {}).get(number, ()))
 
     def address(self, number: int) -> IPv6Address:
         return self.gw[number].settings.me.address
@@ -110,18 +143,25 @@ class Domain:
                 self.shown.append((address, output))
             elif isinstance(output, Probe):
                 self.probes.append((address, output))
+            elif isinstance(output, AskUse):
+                self.feed(address, UseTold(output.session, output.prefix, self.used(output.prefix)))
             elif isinstance(output, Ignore):
                 self.ignored[address].add((output.interface, output.mac))
             elif isinstance(output, Heed):
                 self.ignored[address].discard((output.interface, output.mac))
             elif isinstance(output, Persist):
-                rows = self.journal[address].setdefault(output.table, {})
-                if output.value is None:
-                    rows.pop(output.key, None)
-                else:
-                    rows[output.key] = output.value
+                self._persist(address, output)
+            elif isinstance(output, DirectoryGet | DirectoryPut) and not self.lose_question(address, output):
+                self.questions.append((address, output))
             elif isinstance(output, Report):
                 self.reports.append((address, output))
+
+    def _persist(self, address: IPv6Address, output: Persist) -> None:
+        rows = self.journal[address].setdefault(output.table, {})
+        if output.value is None:
+            rows.pop(output.key, None)
+        else:
+            rows[output.key] = output.value
 
     def install(self) -> None:
         """The kernels answer what was declared."""
@@ -133,9 +173,11 @@ class Domain:
 
     def settle(self) -> None:
         """Until nothing is in flight and no kernel owes an answer."""
-        while self.wire or (self.pending and not self.hold_kernel):
+        while self.wire or self.questions or (self.pending and not self.hold_kernel):
             if not self.hold_kernel:
                 self.install()
+            if self.questions:
+                self.ask()
             if self.wire:
                 self.deliver()
 
@@ -144,6 +186,25 @@ class Domain:
         self._at(self.now.monotonic_s + 0.0005)
         if send.destination in self.nodes:
             self.feed(send.destination, MessageReceived(sender, decode(encode(send.message))))
+
+    def ask(self) -> None:
+        """The directory answers the oldest question."""
+        sender, question = self.questions.pop(0)
+        self._at(self.now.monotonic_s + 0.0005)
+
+        def told(outcome: Outcome) -> None:
+            answer = DirectoryAnswered(*outcome.entry, outcome.done)
+            if outcome.error is None and not self.lose_answer(sender, answer):
+                self.feed(sender, answer)
+
+        if isinstance(question, DirectoryGet):
+            self.directory.get(question.key, told)
+        else:
+            self.directory.compare_and_set(question.key, question.revision, question.value, told)
+
+    @staticmethod
+    def _store_failed(error: Exception) -> None:
+        raise error
 
     def restart(self, address: IPv6Address) -> None:
         """kill -9, and a new process with the same journal."""

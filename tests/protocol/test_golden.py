@@ -9,8 +9,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from domain import Domain
+from domain import Domain, domain_settings
 
+from anchord.protocol.settings import Mode
 from anchord.wire.header import decode, encode
 from anchord.wire.messages import Message
 
@@ -70,6 +71,26 @@ def test_handover_with_two_anchors(rewrite: bool) -> None:
     domain.sent.clear()
     domain.host_at(3, MAC)
     check("handover-with-two-anchors", transcript(domain), rewrite)
+
+
+def test_handover_with_a_relay(rewrite: bool) -> None:
+    domain = Domain(settings=domain_settings(mode=Mode.RELAY))
+    domain.host_at(1, MAC)
+    domain.sent.clear()
+    domain.host_at(2, MAC)
+    check("handover-with-a-relay", transcript(domain), rewrite)
+
+
+def test_idle_release(rewrite: bool) -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.used = lambda prefix: False
+    domain.pass_time(299.0)
+    domain.sent.clear()
+    domain.pass_time(0.95)
+    domain.pass_time(0.1)
+    check("idle-release", transcript(domain), rewrite)
 
 
 def test_refresh_and_end(rewrite: bool) -> None:

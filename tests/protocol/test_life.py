@@ -13,7 +13,6 @@ from test_roaming import MAC, OTHER, acks, entries, roles, updates
 from anchord.declared import Role
 from anchord.protocol.central import Central
 from anchord.protocol.inputs import SegmentClear, SegmentConflict
-from anchord.protocol.session import Phase
 from anchord.protocol.settings import CentralSettings, Limits
 from anchord.wire.options import Handoff, HandoffIndicator, HomeNetworkPrefix, Timestamp
 
@@ -360,16 +359,3 @@ def test_decision_25_the_anchor_grants_what_is_asked_and_remembers_the_host_unti
     assert 0 < answer.lifetime_s <= told.lifetime_s
     own = answer.first(HomeNetworkPrefix)
     assert own is not None and str(own.prefix).startswith("2001:db8:a1")
-
-
-def test_seven_anchors_at_most_the_oldest_is_released() -> None:
-    domain = Domain(9)
-    for number in range(1, 10):
-        domain.host_at(number, MAC)
-        domain.pass_time(2.0)
-    (binding,) = domain.central.bindings.values()
-    assert len(binding.prefixes()) == 7
-    assert not domain.gw[1].sessions and not domain.gw[2].sessions
-    assert domain.gw[3].sessions
-    assert all(s.phase is Phase.SERVING for s in domain.gw[9].sessions.values())
-    assert len(entries(domain, 9)) == 7

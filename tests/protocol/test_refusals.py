@@ -18,10 +18,18 @@ from anchord.protocol.settings import CentralSettings
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingError,
+    BindingRevocationAcknowledgement,
+    BindingRevocationIndication,
     BindingUpdate,
     BindingUpdateFlag,
+    Heartbeat,
+    HeartbeatFlag,
     Message,
+    NotificationFlag,
+    RevocationFlag,
     UnknownMessage,
+    UpdateNotification,
+    UpdateNotificationAcknowledgement,
 )
 from anchord.wire.options import (
     AccessTechnologyType,
@@ -207,11 +215,38 @@ def test_gateways_do_not_believe_each_other_while_a_cmd_stands_between_them() ->
     assert roles(domain, 1) == {"2001:db8:a1": (Role.ANCHORED, None)}
 
 
-def test_row_130_an_unknown_message_type_gets_a_binding_error_2() -> None:
+@pytest.mark.parametrize("role", ["central", "gateway"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        UnknownMessage(77, bytes(2)),
+        Heartbeat(1, HeartbeatFlag(0)),
+        BindingRevocationIndication(1, 1, RevocationFlag.PROXY),
+        BindingRevocationAcknowledgement(0, 1, RevocationFlag.PROXY),
+        UpdateNotification(1, 1, NotificationFlag.ACKNOWLEDGE),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_row_130_a_message_that_is_not_understood_gets_a_binding_error_2(role: str, message: Message) -> None:
     domain = Domain()
+    node, peer = CENTRAL if role == "central" else domain.address(1), domain.address(2)
+    domain.feed(node, MessageReceived(peer, message))
+    domain.feed(node, MessageReceived(peer, message, unicast=False))
+    assert [(sent.destination, sent.message) for sender, sent in domain.sent if sender == node] == [
+        (peer, BindingError(2))
+    ]
+    assert domain.nodes[node].counters.of(peer).dropped == {"unknown-type": 2}
+
+
+def test_row_130_what_only_a_cmd_can_be_told_means_nothing_to_a_gateway() -> None:
+    domain = Domain()
+    told = MessageReceived(domain.address(2), UpdateNotificationAcknowledgement(1, 0))
+    domain.feed(domain.address(1), told)
+    assert [sent.message for _, sent in domain.sent] == [BindingError(2)]
     domain.sent.clear()
-    domain.feed(CENTRAL, MessageReceived(domain.address(1), UnknownMessage(77, bytes(2))))
-    assert [s.message for _, s in domain.sent] == [BindingError(2)]
+    domain.feed(CENTRAL, told)
+    assert not domain.sent
+    assert domain.central.counters.of(domain.address(2)).dropped == {"unmatched-notification-ack": 1}
 
 
 def test_row_137_without_the_acknowledge_or_proxy_flag_nothing_is_said() -> None:
@@ -265,9 +300,13 @@ def test_row_69_a_deregistration_by_another_gateway_than_the_serving_one_is_igno
     held = str(domain.shown[-1][1].prefixes[0].prefix)
     domain.host_at(2, MAC)
     domain.pass_time(1.0)
-    assert not ask(domain, registration(domain, prefix=held, lifetime_s=0, sequence=500))
+    for sender, prefix in ((1, "2001:db8:a1:77::/64"), (3, "2001:db8:a3:77::/64")):
+        end = registration(domain, prefix=prefix, lifetime_s=0, sequence=500)
+        assert prefix != held and not ask(domain, end, domain.address(sender))
+        assert domain.central.counters.of(domain.address(sender)).dropped == {"deregistration-not-serving": 1}
     domain.pass_time(20.0)
-    assert domain.central.bindings
+    (binding,) = domain.central.bindings.values()
+    assert [anchor.maar for anchor in binding.anchors] == [domain.address(1)]
 
 
 def test_row_139_an_acknowledgement_nobody_waits_for_changes_nothing() -> None:
@@ -342,23 +381,6 @@ def test_row_135_141_the_named_sequence_number_is_adopted() -> None:
     out_of_window = BindingAcknowledgement(135, 4000, 0, 0x22, update.options)  # type: ignore[arg-type]
     domain.feed(domain.address(1), MessageReceived(CENTRAL, out_of_window))
     assert updates(domain, domain.address(1), CENTRAL)[-1].sequence == 4001
-
-
-def test_decision_13_an_anchor_that_refuses_for_good_leaves_the_list() -> None:
-    domain = Domain()
-    domain.host_at(1, MAC)
-    domain.kernel = lambda address, state: "no memory" if address == domain.address(1) else None
-    domain.host_at(2, MAC)
-    (binding,) = domain.central.bindings.values()
-    assert not binding.anchors
-    domain.pass_time(299.0)
-    domain.host_at(2, MAC, solicited=True)
-    domain.shown.clear()
-    domain.pass_time(5.0)
-    assert not binding.anchors, "the next refresh does not bring it back"
-    assert roles(domain, 2) == {"2001:db8:a2": (Role.ANCHORED, None)}
-    gone = [order for _, order in domain.shown if order.router_lifetime_s == 0]
-    assert len(gone) == 1 and gone[0].prefixes[0].valid_s == 0
 
 
 def test_an_anchor_outside_its_own_pool_is_not_believed() -> None:

@@ -33,6 +33,7 @@ from anchord.wire.options import (
     MobileNodeLinkLayerIdentifier,
     Option,
     PreviousMaar,
+    RestartCounter,
     ServingMaar,
     Timestamp,
     UnknownOption,
@@ -75,13 +76,14 @@ EXAMPLES = [
     pytest.param(MobileNodeLinkLayerIdentifier(EUI48), "1908 0000 0200000000a1", id="row_121_mn_link_layer_identifier"),
     pytest.param(LinkLocalAddress(ADDRESS), "1a10" + ADDRESS_HEX, id="row_121_link_local_address"),
     pytest.param(Timestamp.from_seconds(1.5), "1b08 000000000001 8000", id="row_121_timestamp"),
+    pytest.param(RestartCounter(3), "1c04 00000003", id="row_146_restart_counter"),
     pytest.param(AnchoredPrefix(PREFIX), "4112 0040" + PREFIX_HEX, id="row_38_anchored_prefix"),
     pytest.param(LocalPrefix(PREFIX), "4212 0040" + PREFIX_HEX, id="row_39_local_prefix"),
     pytest.param(PreviousMaar(GATEWAY_1, PREFIX), "4322 0040" + GATEWAY_HEX + PREFIX_HEX, id="row_41_previous_maar"),
     pytest.param(ServingMaar(GATEWAY_1), "4410" + GATEWAY_HEX, id="row_42_serving_maar"),
     pytest.param(DlifLinkLocalAddress(ADDRESS), "4510" + ADDRESS_HEX, id="row_43_dlif_link_local_address"),
     pytest.param(DlifLinkLayerAddress(EUI48), "4608 0000 0200000000a1", id="row_44_dlif_link_layer_address"),
-    pytest.param(UnknownOption(28, b"\0\0\0\x03"), "1c04 00000003", id="row_126_unknown_option"),
+    pytest.param(UnknownOption(200, b"\0\0\0\x03"), "c804 00000003", id="row_126_unknown_option"),
 ]
 
 
@@ -220,8 +222,9 @@ def test_row_44_121_reserved_octets_are_ignored(octets: str, option: Option) -> 
     assert read(bytes.fromhex(octets)) == (option,)
 
 
-# The right length of each option: RFC 8885 section 4, RFC 5213 section 8, RFC 6275 section 6.2, RFC 4283 section 3.
-EXACT = {2: 2, 3: 16, 22: 18, 23: 2, 24: 2, 26: 16, 27: 8, 65: 18, 66: 18, 67: 34, 68: 16, 69: 16}
+# The right length of each option: RFC 8885 section 4, RFC 5213 section 8, RFC 5847 section 3.4, RFC 6275 section 6.2,
+# RFC 4283 section 3.
+EXACT = {2: 2, 3: 16, 22: 18, 23: 2, 24: 2, 26: 16, 27: 8, 28: 4, 65: 18, 66: 18, 67: 34, 68: 16, 69: 16}
 LEAST = {8: 1, 25: 3, 70: 3}
 
 
@@ -266,6 +269,8 @@ def test_a_malformed_option_can_be_passed_on_as_it_came() -> None:
         DlifLinkLayerAddress(b""),
         Timestamp(-1),
         Timestamp(1 << 64),
+        RestartCounter(-1),
+        RestartCounter(1 << 32),
         UnknownOption(0, b""),
         UnknownOption(1, b""),
         UnknownOption(256, b""),

@@ -34,6 +34,7 @@ KNOWN_OPTIONS = {
     25: st.builds(options.MobileNodeLinkLayerIdentifier, link_layer_addresses),
     26: st.builds(options.LinkLocalAddress, addresses),
     27: st.builds(options.Timestamp, st.integers(0, 2**64 - 1)),
+    28: st.builds(options.RestartCounter, st.integers(0, 2**32 - 1)),
     65: st.builds(options.AnchoredPrefix, prefixes),
     66: st.builds(options.LocalPrefix, prefixes),
     67: st.builds(options.PreviousMaar, addresses, prefixes),
@@ -65,12 +66,41 @@ binding_acknowledgements = st.builds(
     option_lists,
 )
 binding_errors = st.builds(messages.BindingError, octets, addresses, option_lists)
+heartbeats = st.builds(
+    messages.Heartbeat, st.integers(0, 2**32 - 1), st.integers(0, 3).map(messages.HeartbeatFlag), option_lists
+)
+revocation_flags = st.integers(0, 7).map(lambda bits: messages.RevocationFlag(bits << 13))
+revocation_indications = st.builds(
+    messages.BindingRevocationIndication, octets, sequences, revocation_flags, option_lists
+)
+revocation_acknowledgements = st.builds(
+    messages.BindingRevocationAcknowledgement, octets, sequences, revocation_flags, option_lists
+)
+notification_flags = st.integers(0, 3).map(lambda bits: messages.NotificationFlag(bits << 14))
+update_notifications = st.builds(
+    messages.UpdateNotification,
+    sequences,
+    st.integers(0, 0xFFFF),
+    notification_flags,
+    option_lists,
+)
+notification_acknowledgements = st.builds(messages.UpdateNotificationAcknowledgement, sequences, octets, option_lists)
+KNOWN_TYPES = (5, 6, 7, 13, 16, 19, 20)
 unknown_messages = st.builds(
     messages.UnknownMessage,
-    octets.filter(lambda kind: kind not in (5, 6, 7)),
+    octets.filter(lambda kind: kind not in KNOWN_TYPES),
     st.integers(0, 255).flatmap(lambda units: st.binary(min_size=8 * units + 2, max_size=8 * units + 2)),
 )
-with_options = st.one_of(binding_updates, binding_acknowledgements, binding_errors)
+with_options = st.one_of(
+    binding_updates,
+    binding_acknowledgements,
+    binding_errors,
+    heartbeats,
+    revocation_indications,
+    revocation_acknowledgements,
+    update_notifications,
+    notification_acknowledgements,
+)
 any_message = st.one_of(with_options, unknown_messages)
 
 
@@ -79,7 +109,7 @@ def _plausible(mh_type: int, body: bytes) -> bytes:
     return bytes((59, (6 + len(body)) // 8 - 1, mh_type, 0, 0, 0)) + body
 
 
-headers_of_noise = st.builds(_plausible, octets | st.sampled_from((5, 6, 7)), st.binary(min_size=2, max_size=400))
+headers_of_noise = st.builds(_plausible, octets | st.sampled_from(KNOWN_TYPES), st.binary(min_size=2, max_size=400))
 
 
 @st.composite

@@ -9,10 +9,21 @@ from pathlib import Path
 from anchord.wire.messages import (
     BindingAckFlag,
     BindingAcknowledgement,
+    BindingRevocationAcknowledgement,
+    BindingRevocationIndication,
     BindingUpdate,
     BindingUpdateFlag,
+    Heartbeat,
+    HeartbeatFlag,
     Message,
-    UnknownMessage,
+    NotificationFlag,
+    NotificationReason,
+    NotificationStatus,
+    RevocationFlag,
+    RevocationStatus,
+    RevocationTrigger,
+    UpdateNotification,
+    UpdateNotificationAcknowledgement,
 )
 from anchord.wire.options import (
     AccessTechnologyType,
@@ -26,6 +37,7 @@ from anchord.wire.options import (
     MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
     PreviousMaar,
+    RestartCounter,
     ServingMaar,
     Timestamp,
 )
@@ -91,8 +103,31 @@ MESSAGES: dict[str, Message] = {
             *ROUTER_1,
         ),
     ),
-    "heartbeat-response": UnknownMessage(
-        mh_type=13, data=bytes.fromhex("0001 00000005 0100 1c04 00000003 01020000")
+    "heartbeat-request": Heartbeat(sequence=5, flags=HeartbeatFlag(0)),
+    "heartbeat-response": Heartbeat(sequence=5, flags=HeartbeatFlag.RESPONSE, options=(RestartCounter(3),)),
+    "heartbeat-unsolicited": Heartbeat(
+        sequence=0, flags=HeartbeatFlag.RESPONSE | HeartbeatFlag.UNSOLICITED, options=(RestartCounter(4),)
+    ),
+    "revocation-indication": BindingRevocationIndication(
+        trigger=RevocationTrigger.ADMINISTRATIVE_REASON,
+        sequence=0x0102,
+        flags=RevocationFlag.PROXY,
+        options=(MN, HomeNetworkPrefix(PREFIX_2)),
+    ),
+    "revocation-acknowledgement": BindingRevocationAcknowledgement(
+        status=RevocationStatus.BINDING_DOES_NOT_EXIST,
+        sequence=0x0102,
+        flags=RevocationFlag.PROXY,
+        options=(MN, HomeNetworkPrefix(PREFIX_2)),
+    ),
+    "update-notification": UpdateNotification(
+        sequence=0x7FFF,
+        reason=NotificationReason.FORCE_REREGISTRATION,
+        flags=NotificationFlag.ACKNOWLEDGE | NotificationFlag.RETRANSMITTED,
+        options=(MN,),
+    ),
+    "update-notification-acknowledgement": UpdateNotificationAcknowledgement(
+        sequence=0x7FFF, status=NotificationStatus.SUCCESS, options=(MN,)
     ),
 }  # fmt: skip
 

@@ -11,7 +11,8 @@ class Tlv(NamedTuple):
     data: bytes | None  # None for Pad1
 
 
-FIXED = {5: 12, 6: 12, 7: 24}  # where the options begin: RFC 6275 sections 6.1.7 to 6.1.9
+# Where the options begin: RFC 6275 sections 6.1.7 to 6.1.9, RFC 5847 3.3, RFC 5846 5, RFC 7077 4.
+FIXED = {5: 12, 6: 12, 7: 24, 13: 12, 16: 12, 19: 12, 20: 12}
 
 
 def walk(data: bytes) -> list[Tlv]:
@@ -40,6 +41,7 @@ ALIGNMENT = {
     24: (1, 0),  # RFC 5213 section 8.5
     26: (8, 6),  # RFC 5213 section 8.7
     27: (8, 2),  # RFC 5213 section 8.8
+    28: (4, 2),  # RFC 5847 section 3.4
     65: (8, 4),  # RFC 8885 section 4.3
     66: (8, 4),  # RFC 8885 section 4.4
     67: (8, 4),  # RFC 8885 section 4.5

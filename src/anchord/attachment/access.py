@@ -56,9 +56,13 @@ class Hello:
 
 
 class AccessInterface:
-    """The raw socket of one access interface. Needs CAP_NET_RAW; raises OSError when there is no such interface."""
+    """The raw socket of one access interface. Needs CAP_NET_RAW; raises OSError when there is no such interface.
 
-    def __init__(self, name: str, secret: bytes, node: str) -> None:
+    With the domain's ``secret``, and ``node`` to be known by, it finds out other gateways on its segment (segment.py).
+    Without a secret it says no hello and believes none.
+    """
+
+    def __init__(self, name: str, secret: bytes | None = None, node: str = "") -> None:
         self.name = name
         self.frames = 0  # frames that reached user space
         self.filter_full = 0  # hosts whose data could not be kept from user space
@@ -125,8 +129,9 @@ class AccessInterface:
         return True
 
     def say_hello(self) -> None:
-        """Make this interface known on its segment."""
-        self.send(hello(self._secret, self.mac, self._label, time.time()))
+        """Make this interface known on its segment, if there is a secret to do it with."""
+        if self._secret is not None:
+            self.send(hello(self._secret, self.mac, self._label, time.time()))
 
     def drain(self) -> Iterator[Notice | Hello]:
         """What has come in since; at most DRAIN frames."""
@@ -150,7 +155,7 @@ class AccessInterface:
         if len(mac) != 6 or mac == self.mac or mac[0] & 1 or mac == bytes(6):
             return None
         if frame.ethertype == ETHERTYPE:
-            name = read_hello(self._secret, data, time.time())
+            name = None if self._secret is None else read_hello(self._secret, data, time.time())
             return Hello(self.name, name, mac) if name is not None and name != self._label else None
         address = frame.source if frame.source is not None and frame.source != _UNSPECIFIED else None
         solicited = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,14 +14,27 @@ from anchord.daemon import logs, views
 from anchord.daemon.advertiser import advertisement, probe
 from anchord.daemon.config import NodeConfig
 from anchord.daemon.control import ControlError, ControlServer
+from anchord.daemon.directory_client import DirectoryClient
+from anchord.daemon.directory_wire import DIGEST_DIGITS
+from anchord.daemon.kernelside import on_loop, sweep
 from anchord.daemon.settings import gateway_settings, plane_settings
 from anchord.daemon.shell import Shell, instant, log, status
 from anchord.daemon.transport import Transport, TransportError
 from anchord.kernel.errors import KernelError
 from anchord.kernel.forwarding import Forwarding
 from anchord.protocol.gateway import Gateway
-from anchord.protocol.inputs import HostSeen, Input, Installed, SegmentClear, SegmentConflict
-from anchord.protocol.outputs import Advertise, Declare, Heed, Ignore, Output, Probe
+from anchord.protocol.inputs import HostSeen, Input, Installed, SegmentClear, SegmentConflict, UseTold
+from anchord.protocol.outputs import (
+    Advertise,
+    AskUse,
+    Declare,
+    DirectoryGet,
+    DirectoryPut,
+    Heed,
+    Ignore,
+    Output,
+    Probe,
+)
 from anchord.store.interface import StoreError
 from anchord.store.sqlite import SqliteStore
 
@@ -52,8 +64,10 @@ class GatewayDaemon:
         self._heard_hello: dict[str, asyncio.TimerHandle] = {}
         self._filtering: dict[tuple[str, bytes], asyncio.TimerHandle] = {}
         self._gateway_macs: set[bytes] = set()
+        self._asked_use: list[AskUse] = []
         self._gone: set[str] = set()  # access interfaces that do not exist at present
         self._ready = False
+        self._directory = self._directory_client()
         self._shell: Shell
         self._control: ControlServer
 
@@ -66,11 +80,13 @@ class GatewayDaemon:
         self._forwarding.start()
         try:
             self._shell.perform(self._gateway.restore(self._store.load(), instant()))
-            await self._sweep()
+            await sweep(self._forwarding)
             for access in self._access.values():
                 loop.add_reader(access.fileno(), self._frames, access)
             self._say_hello()
             self._shell.start()
+            if self._directory is not None:
+                self._directory.start()
             self._ready = True
             logs.say(
                 log,
@@ -83,20 +99,21 @@ class GatewayDaemon:
             return await self._shell.run()
         finally:
             await control.close()
+            if self._directory is not None:
+                self._directory.close()
             self._forwarding.stop()
             for access in self._access.values():
                 access.close()
             self._transport.close()
             self._store.close()
 
-    async def _sweep(self) -> None:
-        """Everything of an earlier life that nobody has declared again is removed from the kernel."""
-        loop = asyncio.get_running_loop()
-        swept: asyncio.Future[str | None] = loop.create_future()
-        self._forwarding.sweep(lambda error: _on(loop, swept.set_result, error))
-        error = await swept
-        if error is not None:
-            logs.say(log, logging.ERROR, "sweep-failed", error=error)
+    def _directory_client(self) -> DirectoryClient | None:
+        """The connection to the directory, where there is one."""
+        domain = self._config.domain
+        if domain.directory is None:
+            return None
+        where = domain.directory.address, domain.directory.port
+        return DirectoryClient(self._config.address, where, domain.digest[:DIGEST_DIGITS], self._directory_told)
 
     # Outputs
 
@@ -105,13 +122,33 @@ class GatewayDaemon:
             loop = asyncio.get_running_loop()
             # The kernel layer answers from whichever thread did the work; the answer is fed in on the loop.
             answer = partial(self._installed, output.ticket)
-            self._forwarding.declare(output.state, lambda error: _on(loop, answer, error))
+            self._forwarding.declare(output.state, lambda error: on_loop(loop, answer, error))
         elif isinstance(output, Advertise):
             self._access[output.interface].send(advertisement(output))
         elif isinstance(output, Probe):
             self._access[output.interface].send(probe(output))
+        elif isinstance(output, AskUse):
+            if not self._asked_use:
+                asyncio.get_running_loop().call_soon(self._tell_use)
+            self._asked_use.append(output)
+        elif isinstance(output, DirectoryGet | DirectoryPut) and self._directory is not None:
+            self._directory.request(output)
         elif isinstance(output, Ignore | Heed) and output.interface in self._access:
             self._filter(output)
+
+    def _tell_use(self) -> None:
+        """One look at the kernel for all that were asked about together."""
+        asked, self._asked_use = self._asked_use, []
+        try:
+            active = self._forwarding.active_prefixes()
+        except KernelError as error:
+            # What cannot be seen is taken to be in use: nothing is given up by mistake.
+            self._tell("use-unknown", logging.WARNING, error=str(error))
+            active = frozenset(question.prefix for question in asked)
+        self._shell.feed([UseTold(each.session, each.prefix, each.prefix in active) for each in asked])
+
+    def _directory_told(self, answers: list[Input]) -> None:
+        self._shell.feed(answers)
 
     def _filter(self, output: Ignore | Heed) -> None:
         """A new filter takes the kernel 0.2 ms, and no answer waits for it; of several orders the last one counts."""
@@ -200,17 +237,10 @@ class GatewayDaemon:
                 "send_failures": self._transport.send_failures,
                 "segment_conflicts": self._gateway.conflicts(),
                 "counters": dict(self._gateway.counters.local),
+                "directory": None if self._directory is None else self._directory.status(),
                 "kernel": self._forwarding.counters(),
             }
         return views.of_gateway(self._gateway, what, mn, self._config.domain.peers, instant())
-
-
-def _on(loop: asyncio.AbstractEventLoop, call: Callable[[str | None], None], error: str | None) -> None:
-    """Call on the event loop, from whatever thread; never before the caller is done."""
-    if threading.current_thread() is threading.main_thread():
-        loop.call_soon(call, error)  # the loop runs in the main thread: it need not be woken
-    else:
-        loop.call_soon_threadsafe(call, error)
 
 
 def _host_seen(seen: Notice) -> HostSeen:

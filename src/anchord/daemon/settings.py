@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from pathlib import Path
 
 from anchord.daemon.config import DomainConfig, NodeConfig
@@ -9,10 +10,14 @@ from anchord.kernel.forwarding import PlaneSettings
 from anchord.protocol.settings import (
     CentralSettings,
     DomainSettings,
+    Finding,
     GatewayInfo,
     GatewaySettings,
     Lifetimes,
     Limits,
+    LmaInfo,
+    LmaSettings,
+    Mode,
     Timing,
 )
 
@@ -22,14 +27,19 @@ TUNNEL_BYTES = 40  # the outer IPv6 header (RFC 2473 section 7)
 def domain_settings(config: DomainConfig) -> DomainSettings:
     """The domain as the protocol knows it."""
     gateways = {
-        gateway.address: GatewayInfo(name, gateway.address, gateway.pools, gateway.local_networks)
+        gateway.address: GatewayInfo(
+            name, gateway.address, gateway.pools, gateway.local_networks, gateway.operator or ""
+        )
         for name, gateway in config.gateways.items()
     }
+    lmas = {lma.address: LmaInfo(name, lma.address, lma.pools, lma.stands_for) for name, lma in config.lmas.items()}
     lifetimes, timers, limits, pmip = config.lifetimes, config.timers, config.limits, config.pmip
     return DomainSettings(
         secret=config.secret,
-        central=config.central.address,
+        central=None if config.central is None else config.central.address,
         gateways=gateways,
+        mode=Mode.PROXY if config.central is None else Mode(config.central.mode),
+        finding=Finding(config.finder),
         lifetimes=Lifetimes(
             lifetimes.valid_s,
             lifetimes.preferred_s,
@@ -40,16 +50,21 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
         timing=Timing(
             initial_bindack_s=timers.initial_bindack_ms / 1000,
             max_bindack_s=timers.max_bindack_ms / 1000,
+            gather_s=timers.gather_ms / 1000,
             fallback_s=timers.fallback_ms / 1000,
             timestamp_window_s=pmip.timestamp_validity_window_ms / 1000,
             min_delay_before_bce_delete_s=pmip.min_delay_before_bce_delete_ms / 1000,
+            max_delay_before_new_bce_assign_s=pmip.max_delay_before_new_bce_assign_ms / 1000,
             probe_after_s=timers.probe_after_s,
+            idle_release_s=timers.idle_release_s,
             refresh_share=timers.refresh_percent / 100,
+            notification_replay_s=timers.update_notification_replay_ms / 1000,
         ),
         limits=Limits(
             hosts=limits.hosts_per_gateway,
             bindings=limits.sessions,
             anchors_per_host=limits.anchors_per_host,
+            notification_retransmits=limits.update_notification_retransmits,
             attaches_per_s=limits.attaches_per_s,
             max_update_rate=limits.max_update_rate_per_s,
             updates_per_s=limits.updates_per_s,
@@ -59,6 +74,11 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
         serve_unregistered=config.serve_unregistered,
         strict_8885=config.strict_8885,
         timestamps=pmip.timestamp_based_approach_in_use,
+        lmas=lmas,
+        fixed_anchors={host: config.lmas[p.lma].address for p in config.policy for host in p.hosts},
+        fixed_link_local=pmip.fixed_mag_link_local_address_on_all_access_links,
+        fixed_mac=pmip.fixed_mag_link_layer_address_on_all_access_links,
+        resolvers=config.resolvers,
     )
 
 
@@ -72,26 +92,56 @@ def gateway_settings(config: NodeConfig) -> GatewaySettings:
         mtu=core_mtu(config.core) - TUNNEL_BYTES,
         ignore=frozenset(config.ignore),
         listed=listed,
+        neighbours=tuple(config.domain.gateways[name].address for name in config.neighbours),
     )
 
 
 def central_settings(config: NodeConfig) -> CentralSettings:
     """The CMD as the protocol knows it."""
     listed = None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
-    return CentralSettings(domain_settings(config.domain), listed)
+    central = config.domain.central
+    idle_release = central is None or central.idle_release == "accept"
+    return CentralSettings(domain_settings(config.domain), listed, idle_release)
 
 
 def plane_settings(config: NodeConfig) -> PlaneSettings:
-    """A gateway as the kernel layer knows it."""
-    peers = tuple(g.address for g in config.domain.gateways.values() if g.address != config.address)
+    """A gateway or an LMA as the kernel layer knows it."""
+    domain = config.domain
+    if config.role == "lma":
+        peers, pools = tuple(lma_peers(config)), config.lma.pools
+    else:
+        gateways = (gateway.address for gateway in domain.gateways.values() if gateway.address != config.address)
+        peers, pools = (*gateways, *(lma.address for lma in domain.lmas.values())), config.gateway.pools
     return PlaneSettings(
         address=config.address,
-        pools=config.gateway.pools,
+        pools=pools,
         access=config.access,
         core=config.core,
         peers=peers,
         tunnel_mtu=core_mtu(config.core) - TUNNEL_BYTES,
+        idle_s=config.domain.timers.idle_release_s,
+        local_routing=domain.pmip.enable_mag_local_routing and config.role == "gateway",
     )
+
+
+def lma_settings(config: NodeConfig) -> LmaSettings:
+    """An LMA as the protocol knows it."""
+    domain = domain_settings(config.domain)
+    listed = None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
+    return LmaSettings(
+        me=domain.lmas[config.address],
+        domain=domain,
+        mags=frozenset(config.lma.mags),
+        operators=config.lma.operators,
+        listed=listed,
+        denied=frozenset(_identifier(entry) for entry in config.denied),
+    )
+
+
+def lma_peers(config: NodeConfig) -> dict[IPv6Address, str]:
+    """Whom an LMA hears and tunnels to, each with a name."""
+    gateways = {gateway.address: name for name, gateway in config.domain.gateways.items()}
+    return {address: str(address) for address in config.lma.mags} | gateways
 
 
 def core_mtu(interfaces: tuple[str, ...]) -> int:

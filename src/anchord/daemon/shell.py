@@ -56,6 +56,43 @@ def instant() -> Instant:
     return Instant(time.monotonic(), time.time())
 
 
+class Flusher:
+    """Has what was committed written through to the disk, in a thread, once for everything of the last FLUSH_S."""
+
+    def __init__(self, store: Store) -> None:
+        """To be made inside the event loop."""
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+
+    def committed(self) -> None:
+        """There is something to write through."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        self._loop.run_in_executor(None, self._store.flush).add_done_callback(self._flushed)
+
+    def _flushed(self, flushing: asyncio.Future[None]) -> None:
+        error = None if flushing.cancelled() else flushing.exception()
+        if error is not None:
+            # Nothing is lost: what was committed is in a file, and is moved with the next flush.
+            logs.say(log, logging.ERROR, "store-behind", error=str(error))
+
+
+def settle_down() -> None:
+    """A daemon has been set up, and is to answer quickly from now on."""
+    # The worker threads compute little and wait much; the loop must not wait 5 ms for one of them.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # What is loaded by now stays: the collector need not look at it again in the middle of a handover. The same
+    # goes for sessions, which are no cycles: with 100,000 of them, to look at all again takes more than a second.
+    gc.collect()
+    gc.freeze()
+    gc.callbacks.append(_freeze_survivors)
+
+
 class Shell:
     """Drives one protocol object. ``perform_other`` carries out the outputs that only some nodes have."""
 
@@ -75,7 +112,7 @@ class Shell:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
-        self._flush_scheduled = False
+        self._flusher = Flusher(store)
         self._reports: list[tuple[float, Report]] = []
         self._changes: list[Change] = []  # to be committed before the next message leaves
         self._afterwards_scheduled = False
@@ -118,9 +155,7 @@ class Shell:
             logs.say(log, logging.CRITICAL, "store-failed", error=str(error))
             self.stop(1)
             return False
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._loop.call_later(FLUSH_S, self._flush)
+        self._flusher.committed()
         return True
 
     def start(self) -> None:
@@ -129,13 +164,7 @@ class Shell:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop, 0)
         self._set_timer()
-        # The worker threads compute little and wait much; the loop must not wait 5 ms for one of them.
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
-        # What is loaded by now stays: the collector need not look at it again in the middle of a handover. The same
-        # goes for sessions, which are no cycles: with 100,000 of them, to look at all again takes more than a second.
-        gc.collect()
-        gc.freeze()
-        gc.callbacks.append(_freeze_survivors)
+        settle_down()
 
     def stop(self, code: int) -> None:
         """End ``run`` with ``code``."""
@@ -149,16 +178,6 @@ class Shell:
         finally:
             self._afterwards()
             logs.say(log, logging.INFO, "stopped")
-
-    def _flush(self) -> None:
-        self._flush_scheduled = False
-        self._loop.run_in_executor(None, self._store.flush).add_done_callback(self._flushed)
-
-    def _flushed(self, flushing: asyncio.Future[None]) -> None:
-        error = None if flushing.cancelled() else flushing.exception()
-        if error is not None:
-            # Nothing is lost: what was committed is in a file, and is moved with the next flush.
-            logs.say(log, logging.ERROR, "store-behind", error=str(error))
 
     def _messages(self) -> None:
         self.feed(self._transport.drain())

@@ -48,7 +48,7 @@ def gateway(config: Path, check_config: bool, log: str, log_level: str) -> None:
     It needs the capabilities CAP_NET_ADMIN and CAP_NET_RAW. What it has put in the kernel outlives it: a restart takes
     it over, `anchord flush` removes it.
     """
-    node = _configured(config, check_config, log, log_level, central=False)
+    node = _configured(config, check_config, log, log_level, role="gateway")
     _need("CAP_NET_ADMIN", "CAP_NET_RAW")
     from anchord.daemon.gateway import run
 
@@ -62,23 +62,47 @@ def central(config: Path, check_config: bool, log: str, log_level: str) -> None:
 
     It needs the capability CAP_NET_RAW (for its Mobility Header socket).
     """
-    node = _configured(config, check_config, log, log_level, central=True)
+    node = _configured(config, check_config, log, log_level, role="central")
     _need("CAP_NET_RAW")
     from anchord.daemon.central import run
 
     sys.exit(run(node))
 
 
-def _configured(path: Path, check_only: bool, log: str, log_level: str, central: bool) -> NodeConfig:
+@click.command()
+@_daemon_options
+def directory(config: Path, check_config: bool, log: str, log_level: str) -> None:
+    """Run the directory in the foreground: what gateways find a host's anchors in. It needs no capability."""
+    node = _configured(config, check_config, log, log_level, role="directory")
+    from anchord.daemon.directory import run
+
+    sys.exit(run(node))
+
+
+@click.command()
+@_daemon_options
+def lma(config: Path, check_config: bool, log: str, log_level: str) -> None:
+    """Run a Local Mobility Anchor in the foreground: of plain Proxy Mobile IPv6, between operators, or both.
+
+    It needs the capabilities CAP_NET_ADMIN and CAP_NET_RAW. What it has put in the kernel outlives it: a restart takes
+    it over, `anchord flush` removes it.
+    """
+    node = _configured(config, check_config, log, log_level, role="lma")
+    _need("CAP_NET_ADMIN", "CAP_NET_RAW")
+    from anchord.daemon.lma import run
+
+    sys.exit(run(node))
+
+
+def _configured(path: Path, check_only: bool, log: str, log_level: str, role: str) -> NodeConfig:
     """Read the configuration and set up logging; ends the process if that is all, or if something is wrong."""
     from anchord.daemon import logs
     from anchord.daemon.config import ConfigError, load_node
 
     try:
         node = load_node(path)
-        if node.is_central != central:
-            verb = "central" if node.is_central else "gateway"
-            raise ConfigError([f"{path}: node: is {node.node!r}, expected another node, or `anchord {verb}`"])
+        if node.role != role:
+            raise ConfigError([f"{path}: node: is {node.node!r}, expected another node, or `anchord {node.role}`"])
         if node.domain.secret.startswith(EXAMPLE_SECRET):
             raise ConfigError([f"{node.domain_file}: secret: is the example's, known to everybody, expected your own"])
     except ConfigError as error:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address
 from typing import Any
 
+from anchord.declared import HostState
 from anchord.protocol.binding import Binding
 from anchord.protocol.central import Central
 from anchord.protocol.counters import Counters, PeerCounters
 from anchord.protocol.gateway import Gateway
+from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_text
+from anchord.protocol.lma import Lma
+from anchord.protocol.plain_binding import PlainBinding
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.timers import Instant
+from anchord.store.directory import Entry
+from anchord.wire.options import MobileNodeIdentifier
 
 Row = dict[str, Any]
 
@@ -30,7 +36,7 @@ def of_gateway(
             rows += [_resting_row(str(prefix), until) for prefix, until in gateway.resting().items()]
         return rows
     if what == "tunnels":
-        return _tunnel_rows(sessions, names)
+        return _tunnel_rows((session.forwarding() for session in sessions), names)
     return peer_rows(gateway.counters, names)
 
 
@@ -48,6 +54,22 @@ def of_central(
     return []
 
 
+def of_lma(lma: Lma, what: str, mn: str | None, names: Mapping[IPv6Address, str], now: Instant) -> list[Row]:
+    """As ``of_gateway``: sessions of plain PMIPv6, and those between operators."""
+    if what == "peers":
+        return peer_rows(lma.counters, names)
+    bindings = [b for b in lma.bindings.values() if mn is None or mn in (mn_id_text(b.mn_id), _binding_mac(b))]
+    plain = [b for b in lma.plain_bindings.values() if mn is None or mn in (mn_id_text(b.mn_id), _plain_mac(b))]
+    if what == "bindings":
+        return [*(_plain_row(binding, now) for binding in plain), *(_binding_row(b, now) for b in bindings)]
+    if what == "prefixes":
+        rows = [row for binding in plain for row in _plain_prefix_rows(binding)]
+        rows += [row for binding in bindings for row in _held_rows(binding)]
+        return rows + ([_resting_row(str(p), until) for p, until in lma.resting().items()] if mn is None else [])
+    keys = {*(binding.key for binding in plain), *(binding.key for binding in bindings)}
+    return _tunnel_rows((state for key, state in lma.forwarding().items() if key in keys), names)
+
+
 def _session_row(session: Session, gateway: Gateway, now: Instant) -> Row:
     here = session.phase is Phase.SERVING
     return {
@@ -56,14 +78,12 @@ def _session_row(session: Session, gateway: Gateway, now: Instant) -> Row:
         "state": session.phase.value,
         "interface": session.interface,
         "serving": str(gateway.settings.me.address if here else session.serving or "") or None,
-        "prefix": str(session.prefix),
+        "prefix": None if session.is_fixed else str(session.prefix),
         "router": {"mac": mac_text(session.router.mac), "address": str(session.router.address)},
-        "anchors": [
-            {"gateway": str(anchor.maar), "prefixes": [str(prefix) for prefix in anchor.prefixes]}
-            for anchor in session.anchors
-        ],
+        "anchors": _anchor_rows(session.anchors),
         "lifetime_left_s": round(max(session.expires_wall_s - now.wall_s, 0.0), 1),
         "registered": session.registered,
+        "withheld": session.withheld,
     }
 
 
@@ -85,13 +105,14 @@ def _resting_row(prefix: str, until: float) -> Row:
     return {"prefix": prefix, "mn_id": None, "role": None, "peer": None, "state": "quarantined", "until": until}
 
 
-def _tunnel_rows(sessions: list[Session], names: Mapping[IPv6Address, str]) -> list[Row]:
+def _tunnel_rows(states: Iterable[HostState], names: Mapping[IPv6Address, str]) -> list[Row]:
     rows: dict[IPv6Address, Row] = {}
-    for session in sessions:
-        for entry in session.forwarding().entries:
-            if entry.peer is not None:
-                fresh = {"peer": str(entry.peer), "name": names.get(entry.peer), "imported": 0, "exported": 0}
-                rows.setdefault(entry.peer, fresh)[entry.role.value] += 1
+    for state in states:
+        for entry in state.entries:
+            for end in (entry.peer, entry.anchor):
+                if end is not None:
+                    fresh = {"peer": str(end), "name": names.get(end), "imported": 0, "exported": 0, "transit": 0}
+                    rows.setdefault(end, fresh)[entry.role.value] += 1
     return list(rows.values())
 
 
@@ -126,13 +147,43 @@ def _binding_row(binding: Binding, now: Instant) -> Row:
         "state": "ending" if binding.ending else "bound",
         "serving": str(binding.serving.maar),
         "prefix": str(binding.serving.prefixes[0]),
-        "anchors": [
-            {"gateway": str(anchor.maar), "prefixes": [str(prefix) for prefix in anchor.prefixes]}
-            for anchor in binding.anchors
-        ],
+        "anchors": _anchor_rows(binding.anchors),
+        "unconfirmed": [str(maar) for maar in binding.unconfirmed],
+        "lifetime_left_s": round(max(binding.expires_wall_s - now.wall_s, 0.0), 1),
+        "registered": True,
+        "withheld": binding.withheld,
+    }
+
+
+def _plain_mac(binding: PlainBinding) -> str:
+    return mac_text(binding.link_layer_id or b"")
+
+
+def _plain_row(binding: PlainBinding, now: Instant) -> Row:
+    return {
+        "mn_id": mn_id_text(binding.mn_id),
+        "mac": _plain_mac(binding),
+        "state": "ending" if binding.ending else "bound",
+        "serving": str(binding.proxy_coa),
+        "prefix": str(binding.prefixes[0]),
+        "anchors": [],
         "lifetime_left_s": round(max(binding.expires_wall_s - now.wall_s, 0.0), 1),
         "registered": True,
     }
+
+
+def _plain_prefix_rows(binding: PlainBinding) -> list[Row]:
+    return [
+        {
+            "prefix": str(prefix),
+            "mn_id": mn_id_text(binding.mn_id),
+            "role": "exported",
+            "peer": str(binding.proxy_coa),
+            "state": "leased",
+            "until": binding.expires_wall_s,
+        }
+        for prefix in binding.prefixes
+    ]
 
 
 def _held_rows(binding: Binding) -> list[Row]:
@@ -148,4 +199,38 @@ def _held_rows(binding: Binding) -> list[Row]:
         }
         for role, anchor in held
         for prefix in anchor.prefixes
+    ]
+
+
+def of_directory(entries: Iterable[Entry], mn: str | None, now: Instant) -> list[Row]:
+    """The records of a directory as bindings; one that makes no sense to us is left out."""
+    rows = [row for entry in entries if (row := _record_row(entry, now)) is not None]
+    return [row for row in rows if mn is None or mn in (row["mn_id"], row["mac"])]
+
+
+def _record_row(entry: Entry, now: Instant) -> Row | None:
+    try:
+        identity, _, mac = entry.key.partition("/")
+        subtype, _, identifier = identity.partition(":")
+        record = entry.value or {}
+        anchors = [Anchor.from_json(anchor) for anchor in record["anchors"]]
+        serving = Anchor.from_json(record["serving"])
+        return {
+            "mn_id": mn_id_text(MobileNodeIdentifier(int(subtype), bytes.fromhex(identifier))),
+            "mac": mac_text(bytes.fromhex(mac)),
+            "state": "bound",
+            "serving": str(serving.maar),
+            "prefix": str(serving.prefixes[0]),
+            "anchors": _anchor_rows(anchors),
+            "lifetime_left_s": round(max(record["expires_wall_s"] - now.wall_s, 0.0), 1),
+            "registered": True,
+            "revision": entry.revision,
+        }
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _anchor_rows(anchors: Iterable[Anchor]) -> list[Row]:
+    return [
+        {"gateway": str(anchor.maar), "prefixes": [str(prefix) for prefix in anchor.prefixes]} for anchor in anchors
     ]

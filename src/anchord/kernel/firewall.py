@@ -6,8 +6,14 @@ stale      a decapsulated packet for a host that is not (or no longer) here (RFC
 unbound    a packet of a host whose source has no binding here (RFC 5213 section 6.10.5).
 link_local a host's packet from a link-local source to somewhere else (RFC 5213 section 6.10.5).
 congestion a decapsulated packet whose outer header met congestion while its inner one cannot say so.
+released   a host's packet from a prefix that was given up; it is told so: ICMPv6 destination unreachable, source
+           address failed policy (RFC 4443 section 3.1), where a host that hears nothing would try for minutes.
 
-Of these, stale and unbound reach the sink by routing (tables.py); this table only counts and drops there.
+Of these, stale, unbound and released reach the sink by routing (tables.py); this table only counts and drops there.
+
+It also notes which prefixes are in use: the set ``active`` has every /64 that went into a tunnel downwards or came
+out of one upwards, for ``idle_s`` seconds after each packet. Only prefixes that are exported or in transit go
+downwards, and only sources of our pools come upwards, so it is as large as they are, and never beyond its limit.
 
 ECN (RFC 5213 section 5.6.3: full functionality, RFC 3168 section 9.1.1): the kernel copies the inner ECN field to the
 outer header, but forgets the outer one when it takes it off. So a packet that comes with Congestion Experienced is
@@ -26,6 +32,7 @@ import struct
 import subprocess
 from collections.abc import Iterable
 from hashlib import blake2b
+from ipaddress import IPv6Network
 from typing import Any
 
 from anchord.kernel.errors import KernelError
@@ -34,22 +41,30 @@ from anchord.kernel.netlink import (
     NetlinkSocket,
     attribute_text,
     attributes,
+    each_attribute,
     text_of,
 )
-from anchord.kernel.tables import SINK, PlaneSettings
+from anchord.kernel.tables import AGAIN0, DOWN0, GIVEN_UP, SINK, UP0, PlaneSettings
 
 TABLE = "anchord"
-COUNTERS = ("foreign", "stale", "unbound", "link_local", "congestion")
+COUNTERS = ("foreign", "stale", "unbound", "link_local", "congestion", "released")
 _CONGESTED = 0x00800000
 """The one bit of the packet mark that is used, between two hooks of one packet's way through the kernel."""
 
 _NFT_MSG_GETTABLE = (10 << 8) | 1
+_NFT_MSG_GETSETELEM = (10 << 8) | 13
 _NFT_MSG_GETOBJ = (10 << 8) | 19
 _NFTA_TABLE_NAME, _NFTA_TABLE_USERDATA = 1, 6
 _NFTA_OBJ_TABLE, _NFTA_OBJ_NAME, _NFTA_OBJ_DATA = 1, 2, 4
 _NFTA_COUNTER_PACKETS = 2
+_NFTA_LIST_TABLE, _NFTA_LIST_SET, _NFTA_LIST_ELEMENTS = 1, 2, 3
+_NFTA_ELEM_KEY, _NFTA_DATA_VALUE = 1, 1
 _FAMILY_INET = 1
 _NFT_WITHIN_S = 20
+_ACTIVE_AT_MOST = 65536
+"""Prefixes that are noted as active: all /64 of a /48. What does not fit is taken for idle."""
+NEW = IPv6Network("::/64")
+"""Is in ``active`` from when the table is loaded until ``idle_s`` later: the others are not all known yet."""
 
 
 def ruleset(settings: PlaneSettings, promiscuous: Iterable[str] = ()) -> str:
@@ -72,6 +87,8 @@ def _body(settings: PlaneSettings, promiscuous: Iterable[str]) -> str:
     return f"""
   set peers {{ type ipv6_addr; {peers} }}
   set promiscuous {{ type ifname; {raised} }}
+  set active {{ type ipv6_addr; flags dynamic, timeout; timeout {settings.idle_s}s; size {_ACTIVE_AT_MOST};
+    elements = {{ {NEW.network_address} }}; }}
   {"; ".join(f"counter {name} {{ }}" for name in COUNTERS)}
   chain enter {{
     type filter hook prerouting priority raw; policy accept;
@@ -84,6 +101,9 @@ def _body(settings: PlaneSettings, promiscuous: Iterable[str]) -> str:
     type filter hook forward priority filter; policy accept;
     meta mark & {_CONGESTED:#x} != 0 ip6 ecn not-ect {counted("congestion")}
     meta mark & {_CONGESTED:#x} != 0 ip6 ecn set ce meta mark set meta mark & {_CONGESTED ^ 0xFFFFFFFF:#x}
+    oifname "{DOWN0}" update @active {{ ip6 daddr & ffff:ffff:ffff:ffff:: }}
+    oifname {{ "{AGAIN0}", "{UP0}" }} iifname {{ {core} }} update @active {{ ip6 saddr & ffff:ffff:ffff:ffff:: }}
+    oifname "{SINK}" rt ip6 nexthop {GIVEN_UP} counter name "released" reject with icmpv6 type policy-fail
     oifname "{SINK}" iifname {{ {core} }} {counted("stale")}
     oifname "{SINK}" {counted("unbound")}
   }}
@@ -150,8 +170,22 @@ def read_counters(sock: NetlinkSocket) -> dict[str, int]:
     return {name: packets.get(name, 0) for name in COUNTERS}
 
 
+def read_active(sock: NetlinkSocket) -> frozenset[IPv6Network]:
+    """The /64 prefixes that are noted as active, and perhaps ``NEW``; ``sock``: see ``open_counters``.
+
+    Raises NetlinkError.
+    """
+    named = attribute_text(_NFTA_LIST_TABLE, TABLE) + attribute_text(_NFTA_LIST_SET, "active")
+    active: set[IPv6Network] = set()
+    for _, payload in sock.dump(_NFT_MSG_GETSETELEM, _of_family() + named, "read the active prefixes"):
+        for _, each in each_attribute(attributes(payload, 4).get(_NFTA_LIST_ELEMENTS, b"")):
+            key = attributes(attributes(each).get(_NFTA_ELEM_KEY, b"")).get(_NFTA_DATA_VALUE, b"")
+            active.add(IPv6Network((key, 64)))
+    return frozenset(active)
+
+
 def open_counters() -> NetlinkSocket:
-    """A socket for ``read_counters`` in the namespace of this thread."""
+    """A socket for ``read_counters`` and ``read_active`` in the namespace of this thread."""
     return NetlinkSocket(NETLINK_NETFILTER)
 
 

@@ -23,7 +23,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -55,6 +55,7 @@ _AUDIT_SHARE = 100
 """An audit of a large gateway takes long; it is not begun before this many times its duration has passed."""
 _PAUSE_AFTER_FAILURE_S = 5.0
 _STOP_WITHIN_S = 5.0
+_TUNNELLED = (Role.IMPORTED, Role.EXPORTED, Role.TRANSIT)
 
 
 class _Declare(NamedTuple):
@@ -84,7 +85,8 @@ _Work = _Declare | _Sweep | _Audit | _Stop | _LookAround
 class Forwarding:
     """The data plane of one gateway, in the network namespace of the thread that calls ``start``.
 
-    ``declare``, ``sweep``, ``audit``, ``counters`` and ``installed_summary`` may be called from any thread.
+    ``declare``, ``sweep``, ``audit``, ``counters``, ``active_prefixes`` and ``installed_summary`` may be called from
+    any thread.
     """
 
     def __init__(self, settings: PlaneSettings) -> None:
@@ -205,14 +207,34 @@ class Forwarding:
             "links_deleted": totals.links_deleted,
         }
 
+    def active_prefixes(self) -> frozenset[IPv6Network]:
+        """The /64 prefixes of which a packet, in either direction, used a tunnel within the last ``idle_s`` seconds.
+
+        Of this gateway's own prefixes (EXPORTED, with the ``others`` that used their local networks) and of those in
+        TRANSIT. Until the packet filter has been watching for that long, all that are declared so count as active.
+        Costs some 0.1 ms and a microsecond for each; raises KernelError.
+        """
+        with self._counter_lock:
+            if self._counter_socket is None:
+                return frozenset()
+            try:
+                active = firewall.read_active(self._counter_socket)
+            except NetlinkError as error:
+                raise host.explained(error) from error
+        if firewall.NEW not in active or self._engine is None:
+            return active
+        entries = (entry for state in list(self._engine.states.values()) for entry in state.entries)
+        unknown = {entry.prefix for entry in entries if entry.role in (Role.EXPORTED, Role.TRANSIT)}
+        return (active | unknown) - {firewall.NEW}
+
     def installed_summary(self) -> list[dict[str, object]]:
-        """The tunnels: one entry for each peer with its prefixes, as ``show tunnels`` prints them."""
+        """The tunnels: one entry for each peer with its prefixes by role; one in transit is in two of them."""
         engine = self._engine
         tunnels: dict[IPv6Address, dict[str, list[str]]] = {}
-        for state in list(engine.states.values()) if engine else ():
-            for entry in state.entries:
-                if entry.peer is not None and entry.role in (Role.IMPORTED, Role.EXPORTED):
-                    sides = tunnels.setdefault(entry.peer, {Role.IMPORTED.value: [], Role.EXPORTED.value: []})
+        for entry in (entry for state in (list(engine.states.values()) if engine else ()) for entry in state.entries):
+            for end in (entry.peer, entry.anchor) if entry.role in _TUNNELLED else ():
+                if end is not None:
+                    sides = tunnels.setdefault(end, {role.value: [] for role in _TUNNELLED})
                     sides[entry.role.value].append(str(entry.prefix))
         return [
             {"peer": str(peer), "local": str(self.settings.address), "mtu": self._tunnel_mtu}

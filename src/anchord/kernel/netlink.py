@@ -106,17 +106,20 @@ def attribute_text(kind: int, text: str) -> bytes:
     return attribute(kind, text.encode() + b"\0")
 
 
-def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """Attributes in ``data`` from ``offset``; of several with one type the last wins. Stops at malformed ones."""
-    found: dict[int, bytes] = {}
+def each_attribute(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Type and value of every attribute in ``data`` from ``offset``. Stops at malformed ones."""
     end = len(data)
     while offset + 4 <= end:
         size, kind = _ATTRIBUTE.unpack_from(data, offset)
         if size < 4 or offset + size > end:
             break
-        found[kind & NLA_TYPE_MASK] = data[offset + 4 : offset + size]
+        yield kind & NLA_TYPE_MASK, data[offset + 4 : offset + size]
         offset += (size + 3) & ~3
-    return found
+
+
+def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    """The same by type; of several with one type the last wins."""
+    return dict(each_attribute(data, offset))
 
 
 def text_of(data: bytes) -> str:

@@ -13,6 +13,8 @@ Why a packet takes a second pass through an internal veth pair
     Packet Too Big to the *inner* sender (RFC 2473 section 7.1, RFC 5213 section 6.9.5). It leaves the other end and
     is encapsulated in its second pass. ``an-re0`` gives decapsulated packets a second pass through normal routing,
     and its other end ``an-re1`` is the sink where packets go that may not be forwarded, so that they can be counted.
+    A prefix in TRANSIT is decapsulated and encapsulated again, so its packets go from table INNER straight into
+    ``an-dn0`` or ``an-up0``; HOSTS does not know it, nothing is routed plainly for it.
 
 Why the local table moves
     The gateway's own address is the tunnel endpoint. Rule 0 (local) would take tunnelled packets before any route of
@@ -33,6 +35,21 @@ Why uplink is asked by source, and why everything not named ``core`` is
 
 Why ICMPv6 errors have a table
     What the gateway itself says to a visiting host (Packet Too Big above all) goes to it directly: table LOCALOUT.
+
+Why a local network is routed by destination and source together
+    A network behind an anchor is reached through that anchor's tunnel whatever the source (RFC 8885 section 3.7 has it
+    work for sources of that anchor only, but a node takes its preferred one: RFC 6724 section 5 rule 3 comes before
+    5.5), and by this node only. So UPLINK and UP have ``network from prefix`` for each
+    prefix of the node, and its answers to a prefix that is ours are let in by INNER as ``prefix from network``, where
+    otherwise only imported prefixes are known. The anchor has the mirror image: INNER ``network from other prefix``,
+    HOSTS and DOWN ``other prefix from network``; so has the anchor when the node comes home, where the packets of its
+    other prefixes would be tunnelled away from a network that is here. A destination in one table has routes either
+    with a source or without: Linux does not fall back from the ones to the other.
+
+Why a released prefix has a next hop of its own
+    No route says "source address failed policy". Its source is routed to the sink by way of GIVEN_UP, and the packet
+    filter answers what goes that way: so it comes and goes with the routes, and needs no list of its own. The answer
+    takes table LOCALOUT and a router that the node still has here; without one no packet of it gets here at all.
 
 Hop limit: every pass through an internal link takes one. On its way through both gateways a packet to a host that
 moved loses two, one from it loses three; traceroute shows that.
@@ -70,6 +87,8 @@ HOST = IPv6Address("fe80::1:1")
 at once and a scan of the host's /64 fills no neighbour cache."""
 INSIDE = IPv6Address("fe80::2:1")
 """Next hop on every internal link: a permanent neighbour with the other end's MAC."""
+GIVEN_UP = IPv6Address("fe80::2:2")
+"""Next hop, on the sink, of what is sent from a released prefix (firewall.py answers it)."""
 
 ENCAPSULATION_OVERHEAD = 40
 MIN_MTU = 1280
@@ -90,9 +109,13 @@ class PlaneSettings:
 
     ``address``: the gateway's global address, both ends of its tunnels; must be configured on this machine.
     ``pools``: the prefixes this gateway anchors, each shorter than /64 and disjoint.
-    ``access``: interfaces that hosts are on. ``core``: all others that packets may be forwarded from (uplinks, wired
-    networks); anything else counts as the hosts' side. ``peers``: addresses of the other gateways; tunnelled packets
-    from anyone else are dropped. ``tunnel_mtu``: bytes of an inner packet; None = least MTU of ``core`` less 40.
+    ``access``: interfaces that hosts are on; none on a machine that only stands between gateways. ``core``: all others
+    that packets may be forwarded from (uplinks, wired networks, local networks); anything else counts as the hosts'
+    side. ``peers``: addresses of the other gateways; tunnelled packets from anyone else are dropped.
+    ``tunnel_mtu``: bytes of an inner packet; None = least MTU of ``core`` less 40.
+    ``idle_s``: seconds for which a prefix counts as active after a packet, 1 or more.
+    ``local_routing``: packets between two imported prefixes that are both here need not go to the anchor
+    (EnableMAGLocalRouting, RFC 5213 section 6.10.3).
     """
 
     address: IPv6Address
@@ -101,17 +124,21 @@ class PlaneSettings:
     core: tuple[str, ...]
     peers: tuple[IPv6Address, ...] = ()
     tunnel_mtu: int | None = None
+    idle_s: int = 300
+    local_routing: bool = False
 
     def __post_init__(self) -> None:
         for pool in self.pools:
             if pool.prefixlen > 63:
                 raise ValueError(f"pool {pool}: must be shorter than /64, each host gets a /64 of it")
-        if not self.access or not self.core:
-            raise ValueError("at least one access and one core interface are needed")
+        if not self.core:
+            raise ValueError("at least one core interface is needed")
         if both := sorted(set(self.access) & set(self.core)):
             raise ValueError(f"interface {both[0]} cannot be both access and core")
         if self.tunnel_mtu is not None and self.tunnel_mtu < MIN_MTU:
             raise ValueError(f"tunnel_mtu {self.tunnel_mtu}: must be {MIN_MTU} or more (RFC 8200 section 5)")
+        if self.idle_s < 1:
+            raise ValueError(f"idle_s {self.idle_s}: must be 1 or more")
 
 
 LOCAL_MOVED = Rule(50, table=LOCAL)
@@ -132,7 +159,7 @@ def plan(settings: PlaneSettings, tunnel_mtu: int) -> tuple[Object, ...]:
     """Everything that exists whether or not a host is here, in the order in which to make it."""
     internal = pairs(tunnel_mtu)
     neighbours = [Neighbour(pair.name, INSIDE, pair.peer_mac) for pair in internal]
-    neighbours.append(Neighbour(SINK, INSIDE, internal[2].mac))
+    neighbours += [Neighbour(SINK, address, internal[2].mac) for address in (INSIDE, GIVEN_UP)]
     routes = [
         Route(INNER, IPv6Network("ff00::/8"), kind=RouteKind.BLACKHOLE),
         Route(INNER, IPv6Network("fe80::/10"), kind=RouteKind.BLACKHOLE),
@@ -156,6 +183,8 @@ def rules(settings: PlaneSettings) -> tuple[Rule, ...]:
         LOCAL_MOVED,
         Rule(51, table=LOCALOUT, iif="lo"),
         Rule(52, table=DOWN, iif=DOWN1),
+        # After the first pass, in which UPLINK has looked at the source.
+        *((Rule(52, table=LOCALOUT, iif=UP1),) if settings.local_routing else ()),
         Rule(53, table=UP, iif=UP1),
         Rule(54, iif=AGAIN0),
         *(Rule(55, goto=_RULE_NORMAL, iif=name) for name in not_hosts),
@@ -175,16 +204,28 @@ def host_objects(state: HostState) -> tuple[Object, ...]:
     for entry in sorted(state.entries, key=lambda entry: entry.role is not Role.IMPORTED):
         for each in _entry_objects(state, entry):
             made.setdefault(each.key, each)
+    for each in (*_networks_from_here(state), *_networks_from_elsewhere(state)):
+        made.setdefault(each.key, each)
     return tuple(made.values())
 
 
 def _entry_objects(state: HostState, entry: PrefixEntry) -> list[Object]:
+    match entry.role:
+        case Role.EXPORTED:
+            return [
+                Route(DOWN, entry.prefix, device=AGAIN0, segment=_peer(entry)),
+                Route(HOSTS, entry.prefix, device=DOWN0, via=INSIDE),
+            ]
+        case Role.TRANSIT:
+            return _transit_objects(entry)
+        case Role.RELEASED:
+            return _released_objects(state, entry.prefix)
+        case Role.PREPARED | Role.ANCHORED | Role.IMPORTED:
+            return _served_objects(state, entry)
+
+
+def _served_objects(state: HostState, entry: PrefixEntry) -> list[Object]:
     prefix = entry.prefix
-    if entry.role is Role.EXPORTED:
-        return [
-            Route(DOWN, prefix, device=AGAIN0, segment=_peer(entry)),
-            Route(HOSTS, prefix, device=DOWN0, via=INSIDE),
-        ]
     link, address, neighbour = _router_objects(state, entry)
     made: list[Object] = [link, address, neighbour]
     if entry.role is Role.ANCHORED:
@@ -195,6 +236,67 @@ def _entry_objects(state: HostState, entry: PrefixEntry) -> list[Object]:
         made.append(Route(LOCALOUT, prefix, device=link.device, via=HOST))
         made.append(Route(UP, _ANY, prefix, device=AGAIN0, segment=_peer(entry)))
         made.append(Route(UPLINK, _ANY, prefix, device=UP0, via=INSIDE))
+    return made
+
+
+def _transit_objects(entry: PrefixEntry) -> list[Object]:
+    prefix, peer = entry.prefix, _peer(entry)
+    if entry.anchor is None or entry.anchor == peer:
+        raise ValueError(f"{prefix} is in transit, so an anchor other than the peer is needed")
+    return [
+        Route(DOWN, prefix, device=AGAIN0, segment=peer),
+        Route(UP, _ANY, prefix, device=AGAIN0, segment=entry.anchor),
+        Route(LOCALOUT, prefix, device=DOWN0, via=INSIDE),
+        Route(INNER, prefix, device=DOWN0, via=INSIDE),
+        Route(INNER, _ANY, prefix, device=UP0, via=INSIDE),
+    ]
+
+
+def _released_objects(state: HostState, prefix: IPv6Network) -> list[Object]:
+    if state.mac is None:  # the node is elsewhere, so this is the gateway that anchored it
+        return [Route(HOSTS, prefix, kind=RouteKind.UNREACHABLE)]
+    made: list[Object] = []
+    routers = (entry.router for entry in state.entries if entry.router is not None)
+    if (router := next(routers, None)) is not None and state.interface is not None:
+        made.append(Route(LOCALOUT, prefix, device=Link(state.interface, router.mac, LIVE).device, via=HOST))
+    return [*made, Route(UPLINK, _ANY, prefix, device=SINK, via=GIVEN_UP)]
+
+
+def _networks_from_here(state: HostState) -> list[Object]:
+    """The way to and from the local networks of anchors, this gateway among them, for every prefix served here.
+
+    When two anchors offer one network, a prefix of theirs goes through its own anchor: that is where its connections
+    began. Any other goes there plainly if it is ours too, or else through the anchor that is named first.
+    """
+    served = [entry for entry in state.entries if entry.role in (Role.ANCHORED, Role.IMPORTED)]
+    offers = [(entry, used) for entry in served if entry.local_networks for used in served]
+    made: list[Object] = []
+    for entry, used in sorted(offers, key=lambda offer: (offer[0] is not offer[1], offer[0].role is Role.IMPORTED)):
+        device = _router_objects(state, used)[0].device
+        for network in entry.local_networks:
+            if entry.role is Role.ANCHORED:
+                if used.role is Role.IMPORTED:
+                    made.append(Route(HOSTS, used.prefix, network, device=device, via=HOST))
+                made.append(Route(UPLINK, network, used.prefix, kind=RouteKind.THROW))
+                continue
+            made.append(Route(UP, network, used.prefix, device=AGAIN0, segment=_peer(entry)))
+            if used.role is Role.ANCHORED:
+                made.append(Route(INNER, used.prefix, network, device=device, via=HOST))
+            made.append(Route(UPLINK, network, used.prefix, device=UP0, via=INSIDE))
+    return made
+
+
+def _networks_from_elsewhere(state: HostState) -> list[Object]:
+    """The way between our local networks and the prefixes that other gateways gave to a node of ours elsewhere."""
+    exported = [entry for entry in state.entries if entry.role is Role.EXPORTED]
+    known = {entry.prefix for entry in exported}  # all of their packets take this tunnel already
+    made: list[Object] = []
+    for entry in exported:
+        for other in entry.others:
+            for network in entry.local_networks if other not in known else ():
+                made.append(Route(DOWN, other, network, device=AGAIN0, segment=_peer(entry)))
+                made.append(Route(HOSTS, other, network, device=DOWN0, via=INSIDE))
+                made.append(Route(INNER, network, other, device=AGAIN0, via=INSIDE))
     return made
 
 

@@ -7,7 +7,8 @@ Definitions (all times from kernel stamps outside the gateways; ms after ``t0`` 
   neighbour solicitation, a data packet.
 - **old flow**: the probes of an address of the host that were under way when it moved: one was sent in either
   direction in the 100 ms before t0.
-- ``pbu_ms``: first PBU for this host that leaves the new gateway (core router's interface towards it).
+- ``pbu_ms``: first PBU for this host that leaves the new gateway, whoever it is for: the central database, or an anchor
+  (core router's interface towards the gateway).
 - ``pba_ms``: the acknowledgement of that PBU (sequence number, peer) arriving there.
 - ``ra_new_ms``: first Router Advertisement to the host at the new gateway with a prefix of preferred lifetime > 0.
 - ``ra_old_ms``: the first advertisement of each prefix with preferred lifetime 0; the last of these firsts: from then
@@ -15,7 +16,8 @@ Definitions (all times from kernel stamps outside the gateways; ms after ``t0`` 
 - ``old_flow_down_ms``: first packet of an old flow to the host at the new gateway. With several old flows the slowest.
 - ``old_flow_up_ms``: the first packet of an old flow that the host sent at or after t0 and that came out on a
   correspondent's link, at the moment it did. With several old flows the slowest.
-- ``anchor_ms``: at each old anchor, from the first PBU for this host arriving after t0 to its acknowledgement leaving.
+- ``anchor_ms``: at each old anchor, from the first PBU for this host arriving after t0, whoever sent it, to its
+  acknowledgement leaving. A delay of the anchor's link is in it, both ways.
 - ``lost_down``, ``lost_up``: numbers sent but never delivered, over all flows of the host. Down: sent on the
   correspondent's link, delivered to the host at its own port. Up: the other way round. A loss belongs to the handover
   whose t0 is nearest in time.
@@ -157,14 +159,35 @@ def _tracks(view: PointView, address: bytes, way: Way, mac: bytes | None = None)
 
 
 def _gateway_addresses(seen: Sightings) -> dict[str, IPv6Address]:
-    """The address of each gateway: in every Mobility Header on its link. The CMD's is too, but on several links."""
+    """The address of each gateway: in every Mobility Header on its link, and not known to be elsewhere.
+
+    A central database is in all of them too, but on several links. A gateway that talks to another one alone is told
+    from it by the order in which their links were passed.
+    """
+    elsewhere = _elsewhere(seen)
     common: dict[str, set[IPv6Address]] = {}
     for gateway in seen.gateways:
         pairs = [{signal.source, signal.destination} for signal in seen.core[gateway].signals]
-        common[gateway] = set.intersection(*pairs) if pairs else set()
+        common[gateway] = (set.intersection(*pairs) if pairs else set()) - elsewhere[gateway]
     shared = Counter(address for addresses in common.values() for address in addresses)
     own = {gateway: [a for a in addresses if shared[a] == 1] for gateway, addresses in common.items()}
     return {gateway: addresses[0] for gateway, addresses in own.items() if len(addresses) == 1}
+
+
+def _elsewhere(seen: Sightings) -> dict[str, set[IPv6Address]]:
+    """The addresses that are not at a gateway although its link saw them: a message between two gateways is first on
+    its sender's link and last on its receiver's."""
+    passed: dict[tuple[IPv6Address, IPv6Address, bytes], list[tuple[int, str]]] = defaultdict(list)
+    for gateway in seen.gateways:
+        for signal in seen.core[gateway].signals:
+            passed[signal.source, signal.destination, signal.octets].append((signal.time_ns, gateway))
+    elsewhere: dict[str, set[IPv6Address]] = defaultdict(set)
+    for (source, destination, _), links in passed.items():
+        (_, first), (_, last) = min(links), max(links)
+        if first != last:
+            elsewhere[last].add(source)
+            elsewhere[first].add(destination)
+    return elsewhere
 
 
 # Handovers

@@ -33,7 +33,7 @@ from anchord.lab.analysis import UNDER_WAY_NS, Analysis, Handover, analyse
 from anchord.lab.capture import Capture, PointResult
 from anchord.lab.domain import Domain
 from anchord.lab.readiness import show
-from anchord.lab.topology import CORE, Correspondent, Host, Topology, numbered, numbered_gateway
+from anchord.lab.topology import CORE, Correspondent, Host, Kind, Topology, numbered, numbered_gateway
 from anchord.lab.traffic import AddressEvent, Endpoint, TrafficError
 
 GATEWAYS = ("gw1", "gw2", "gw3", "gw4")
@@ -48,6 +48,7 @@ _ATTACH_ATTEMPTS = 3
 _PATIENCE_S = 4.0  # more than link-local and global DAD take together
 _FLAP_MS = 20.0
 _DETOUR_TABLE = 1000
+_ASKED = (Kind.CENTRAL, Kind.DIRECTORY)
 _BESIDE = "beside.json"  # in the directory of captures: the rows that do not come from captures
 
 
@@ -88,19 +89,28 @@ def handover_rows(analysis: Analysis, moves: int | None = None) -> list[Row]:
             raise BenchError(f"{len(series)} handovers with {old_flows} old flows in the captures, expected {moves}")
         if series:
             rows += _series_rows(series, suffix)
+    refuse_faults(analysis)
+    return rows
+
+
+def refuse_faults(analysis: Analysis) -> None:
+    """Raise BenchError if something was not as it should be: the figures beside it mean nothing."""
     if faults := [*analysis.tunnel_faults, *analysis.router_faults]:
         raise BenchError("the captures show what must not be: " + "; ".join(faults[:5]))
-    return rows
+
+
+def every(quantity: str, series: list[Handover]) -> list[float]:
+    """A number of each handover, in ms; raises BenchError if one lacks it."""
+    for handover in series:
+        if getattr(handover, f"{quantity}_ms") is None:
+            raise BenchError(f"{quantity} never came when {handover.host} moved {handover.origin} -> {handover.target}")
+    return [getattr(handover, f"{quantity}_ms") for handover in series]
 
 
 def _series_rows(series: list[Handover], suffix: str) -> list[Row]:
     rows = []
     for quantity in ("old_flow_down", "old_flow_up", "ra_new", "ra_old"):
-        values = [getattr(handover, f"{quantity}_ms") for handover in series]
-        if None in values:
-            failed = next(handover for handover in series if getattr(handover, f"{quantity}_ms") is None)
-            raise BenchError(f"{quantity} never came when {failed.host} moved {failed.origin} -> {failed.target}")
-        rows.append(row(f"handover.{quantity}{suffix}", "ms", values))
+        rows.append(row(f"handover.{quantity}{suffix}", "ms", every(quantity, series)))
     rows.append(row(f"anchor.pbu_to_pba{suffix}", "ms", [ms for h in series for ms in h.anchor_ms.values()]))
     rows.append(row(f"handover.lost_down{suffix}", "packets", [handover.lost_down for handover in series]))
     rows.append(row(f"handover.lost_up{suffix}", "packets", [handover.lost_up for handover in series]))
@@ -151,45 +161,60 @@ class Bench:
 
     def run(self) -> list[Row]:
         """Everything, in order; raises BenchError, TrafficError, CaptureError, CaptureFileError or LabError."""
-        started: list[Endpoint] = []
-        try:
-            for name, namespace in (("hosts", None), (CORRESPONDENT, self._domain.namespace(CORRESPONDENT))):
-                started.append(Endpoint(name, namespace))
-            self._agent, self._cn = started
-            captured = self._handovers()
-        finally:
-            for endpoint in started:
-                endpoint.close()
-        if missed := {name: seen.dropped for name, seen in captured.items() if seen.dropped}:
-            raise BenchError(f"the measurement is invalid: captures missed frames at {missed}")
+        self._record(self._both_series)
         beside = self._throughput() + self._memory()
         (self._captures / _BESIDE).write_text(json.dumps([asdict(line) for line in beside], indent=1))
         self._say("reading the captures")
         return handover_rows(analyse(self._captures), len(self._hosts)) + beside
 
+    def run_one_series(self) -> Analysis:
+        """The handovers with one old anchor and nothing else; raises what :meth:`run` raises."""
+        self._record(lambda: self._series("gw2"))
+        self._say("reading the captures")
+        return analyse(self._captures)
+
     # Handovers
 
-    def _handovers(self) -> dict[str, PointResult]:
+    def _record(self, handovers: Callable[[], None]) -> None:
+        """Capture handovers, with traffic agents at both ends."""
+        started: list[Endpoint] = []
+        try:
+            for name, namespace in (("hosts", None), (CORRESPONDENT, self._domain.namespace(CORRESPONDENT))):
+                started.append(Endpoint(name, namespace))
+            self._agent, self._cn = started
+            captured = self._captured(handovers)
+        finally:
+            for endpoint in started:
+                endpoint.close()
+        if missed := {name: seen.dropped for name, seen in captured.items() if seen.dropped}:
+            raise BenchError(f"the measurement is invalid: captures missed frames at {missed}")
+
+    def _captured(self, handovers: Callable[[], None]) -> dict[str, PointResult]:
         self._cn.call("serve")
         for host in self._hosts:
             self._agent.call("watch", namespace=self._domain.namespace(host))
         self._say("waiting for the first addresses")
         self._addresses: dict[str, list[IPv6Address]] = {host: [self._first_address(host)] for host in self._hosts}
-        points = {k: v for k, v in self._domain.points().items() if k != f"core-{self._domain.topology.central.name}"}
+        # Whom the gateways ask is seen at their own links.
+        asked = {f"core-{name}" for name, kind in self._domain.topology.nodes().items() if kind in _ASKED}
+        points = {name: where for name, where in self._domain.points().items() if name not in asked}
         capture = Capture(self._captures, points, blocks=16)
         try:
-            self._series("gw2")
-            time.sleep(2 * UNDER_WAY_NS / 1e9)  # the last host moves on without traffic
-            for host in self._hosts:
-                self._domain.move(host, "gw3")
-                self._domain.wait_served(host, "gw3", _ATTACH_TIMEOUT_S)
-            for host in self._hosts:
-                self._addresses[host] += [self._address(host, "gw2"), self._address(host, "gw3")]
-            self._series("gw4")
+            handovers()
             self._say("writing the captures")
             return capture.stop()
         finally:
             capture.abandon()
+
+    def _both_series(self) -> None:
+        self._series("gw2")
+        time.sleep(2 * UNDER_WAY_NS / 1e9)  # the last host moves on without traffic
+        for host in self._hosts:
+            self._domain.move(host, "gw3")
+            self._domain.wait_served(host, "gw3", _ATTACH_TIMEOUT_S)
+        for host in self._hosts:
+            self._addresses[host] += [self._address(host, "gw2"), self._address(host, "gw3")]
+        self._series("gw4")
 
     def _series(self, target: str) -> None:
         for number, host in enumerate(self._hosts, 1):

@@ -36,7 +36,7 @@ from anchord.lab.processes import Process, end
 from anchord.lab.readiness import last_lines, show, wait_ready
 from anchord.protocol.anchoring import PBA_FLAGS
 from anchord.protocol.identity import mn_id_of_mac
-from anchord.protocol.registering import PBU_FLAGS
+from anchord.protocol.updates import PBU_FLAGS
 from anchord.wire.header import decode, encode
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
 from anchord.wire.options import (
@@ -70,9 +70,7 @@ _READY_S = 30.0
 _ON_DISK = "/var/tmp"  # /tmp may be in memory, and a store's price is that of a disk
 # Places in a Mobility Header (RFC 6275 sections 6.1.7 and 6.1.8).
 _SEQUENCE_AT, _STATUS_AT, _ACK_SEQUENCE_AT = 6, 6, 8
-_TICKS_AT = (
-    20  # in our PBUs: 12 octets, the Timestamp option's padding to 8n + 2, type and length (RFC 5213 section 8.8)
-)
+_TICKS_AT = 20  # in our PBUs: 12 octets, the Timestamp's padding to 8n + 2, type and length (RFC 5213 section 8.8)
 _SEQUENCE, _TICKS = struct.Struct("!H"), struct.Struct("!Q")
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from anchord.lab.topology import CORE_INTERFACE, Central, Gateway, Topology
+from anchord.lab.topology import CORE_INTERFACE, Daemon, Gateway, Lma, Topology, local_interface
 
 DOMAIN_FILE = "domain.toml"
 
 
 def write(directory: Path, topology: Topology) -> None:
-    """Write ``domain.toml`` and a file for each daemon into a lab's directory."""
+    """Write ``domain.toml``, one for each operator, and a file for each daemon into a lab's directory."""
     _write(directory / DOMAIN_FILE, domain_settings(topology))
-    nodes: list[Gateway | Central] = [*topology.gateways.values(), topology.central]
-    for node in nodes:
-        _write(node_file(directory, node.name), node_settings(directory, node))
+    for operator in dict.fromkeys(gateway.operator for gateway in topology.gateways.values() if gateway.operator):
+        _write(directory / _domain_file(operator), domain_settings(topology, operator))
+    for node in topology.daemon_nodes():
+        _write(node_file(directory, node.name), node_settings(directory, topology, node))
 
 
 def node_file(directory: Path, node: str) -> Path:
@@ -26,39 +27,87 @@ def node_file(directory: Path, node: str) -> Path:
     return directory / f"{node}.toml"
 
 
-def domain_settings(topology: Topology) -> dict[str, Any]:
+def _domain_file(operator: str | None) -> str:
+    return DOMAIN_FILE if operator is None else f"domain-{operator}.toml"
+
+
+def domain_settings(topology: Topology, operator: str | None = None) -> dict[str, Any]:
     """The domain's settings, with what the topology overrides. The secret is a new one each time it gives none."""
-    return merged(generated_domain(topology), topology.domain)
+    return merged(generated_domain(topology, operator), topology.domain)
 
 
-def generated_domain(topology: Topology) -> dict[str, Any]:
-    """The domain's settings that follow from the rest of a topology, without what its ``domain`` overrides."""
-    return {
+def generated_domain(topology: Topology, operator: str | None = None) -> dict[str, Any]:
+    """The domain's settings that follow from the rest of a topology, without what its ``domain`` overrides.
+
+    ``operator``: as that one sees it. It knows its own gateways, and the LMA that stands for those of all others.
+    """
+    gateways = [g for g in topology.gateways.values() if operator in (None, g.operator)]
+    others = [gateway for gateway in topology.gateways.values() if gateway not in gateways]
+    settings: dict[str, Any] = {
         "name": topology.name,
         "secret": secrets.token_hex(16),
         "mobility": topology.mobility,
-        "central": {"address": str(topology.central.address), "mode": "proxy"},
-        "gateways": {
-            gateway.name: {
-                "address": str(gateway.address),
-                "pools": [str(pool) for pool in gateway.pools],
-                "local_networks": [str(network) for network in gateway.local_networks],
+    }
+    if topology.finder != "central":
+        settings["finder"] = topology.finder
+    if topology.central is not None:
+        settings["central"] = {"address": str(topology.central.address), "mode": "proxy"}
+    if topology.between is not None:
+        settings["central"] = {"address": str(topology.between.address), "mode": "proxy"}
+    if topology.directory is not None:
+        settings["directory"] = {"address": str(topology.directory.address)}
+    return (
+        settings
+        | {
+            "gateways": {
+                gateway.name: {
+                    "address": str(gateway.address),
+                    "pools": [str(pool) for pool in gateway.pools],
+                    "local_networks": [
+                        *(str(network) for network in gateway.local_networks),
+                        *(str(node.network) for node in topology.behind(gateway.name)),
+                    ],
+                    **({"operator": gateway.operator} if gateway.operator and operator is None else {}),
+                }
+                for gateway in gateways
+            },
+        }
+        | _lmas(topology, others, operator)
+    )
+
+
+def _lmas(topology: Topology, hidden: Iterable[Gateway], operator: str | None) -> dict[str, Any]:
+    """The table of LMAs, if there are any; ``hidden`` are the gateways that one between operators stands for."""
+    if not topology.lmas:
+        return {}
+    return {
+        "lmas": {
+            lma.name: {
+                "address": str(lma.address),
+                "pools": [str(pool) for pool in lma.pools],
+                "operators": list(lma.operators) if operator is None else [],
+                "stands_for": [str(pool) for gateway in hidden for pool in gateway.pools] if lma.operators else [],
             }
-            for gateway in topology.gateways.values()
+            for lma in topology.lmas.values()
         },
     }
 
 
-def node_settings(directory: Path, node: Gateway | Central) -> dict[str, Any]:
+def node_settings(directory: Path, topology: Topology, node: Daemon) -> dict[str, Any]:
     """A daemon's own settings in a lab with that directory, with what the topology overrides."""
     settings: dict[str, Any] = {
         "node": node.name,
-        "domain": DOMAIN_FILE,
+        "domain": _domain_file(node.operator if isinstance(node, Gateway) else None),
         "state": str(directory / "state" / node.name),
         "run": str(directory / "run"),
     }
     if isinstance(node, Gateway):
-        settings |= {"access": [link.interface for link in node.links], "core": [CORE_INTERFACE]}
+        local = [local_interface(other.name) for other in topology.behind(node.name)]
+        settings |= {"access": [link.interface for link in node.links], "core": [CORE_INTERFACE, *local]}
+        if topology.finder == "anchor-known":
+            settings["neighbours"] = [name for name in topology.gateways if name != node.name]
+    if isinstance(node, Lma):
+        settings |= {"core": [CORE_INTERFACE]}
     return merged(settings, node.node)
 
 

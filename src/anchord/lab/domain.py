@@ -5,8 +5,9 @@
         domain.move("mn1", "gw2")
         domain.wait_served("mn1", "gw2", timeout_s=5)
 
-Every node has a process in a namespace of its own: gateways and the central database run the real daemons, the others
-a ``sleep`` that stands for them. Whatever was started in a lab ends with it.
+Every node has a process in a namespace of its own: gateways, the central database and the directory run the real
+daemons, the core router the delays of links that have one, the others a ``sleep`` that stands for them. Whatever was
+started in a lab ends with it.
 """
 
 from __future__ import annotations
@@ -18,28 +19,32 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from anchord.lab import addresses, config_files, guardian, namespaces, processes, state, switch
+from anchord.lab import addresses, config_files, delays, guardian, namespaces, processes, state, switch
 from anchord.lab.addresses import AddressState
 from anchord.lab.errors import LabError, UsageError, unknown
 from anchord.lab.links import Links
 from anchord.lab.processes import Process
 from anchord.lab.state import State
-from anchord.lab.topology import CORE, HOST_INTERFACE, SWITCH, Kind, Topology
+from anchord.lab.topology import CORE, HOST_INTERFACE, SWITCH, VERBS, Kind, Topology
 
 READY_TIMEOUT_S = 30.0
 # Every node of a real domain has a processor of its own. Here all share one machine, so that without this a router's
 # answer would wait for the traffic generators' turn to end, which in a real domain run elsewhere. Real time also places
 # a process that wakes up on the other processor if its waker's is busy with a router; as a merely nice one it would
 # wait for its waker to be done (handovers 5 ms instead of 4, anchors 2 ms instead of 1.2).
-_ROUTER_PRIORITY = ("chrt", "--rr", "10")
-_ROUTER_PRIORITY_ELSE = ("nice", "-n", "-15")  # where a container has no real time to give
+_ROUTER_PRIORITY = 10
+_LINK_PRIORITY = 15  # a cable waits for no router's computing
+_PRIORITY_ELSE = ("nice", "-n", "-15")  # where a container has no real time to give
+# Who has to be there before the others: the cables, and those that gateways ask. A gateway that finds nobody to ask
+# serves its first hosts unregistered.
+_FIRST = (Kind.CORE, Kind.CENTRAL, Kind.DIRECTORY, Kind.LMA)
 _END_PATIENCE_S = 5.0  # how long a daemon may take to end
 _LAB_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _PLACEHOLDER = ("sleep", "infinity")
@@ -95,6 +100,8 @@ class Domain:
         try:
             record = state.load(name)
         except LabError:
+            if name in state.names():
+                raise
             return False
         if owner is not None and record.owner != owner:
             return False
@@ -268,7 +275,7 @@ class Domain:
         self._reap()
 
     def start(self, node: str, wait: bool = True, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Start a node's process again, and wait until its daemon is ready unless told otherwise."""
+        """Start a node's process again, and wait until its daemon or its delays are there unless told otherwise."""
         if self._process(node).alive:
             raise LabError(f"{node} is running already")
         with state.locked(self.name) as record:
@@ -277,7 +284,7 @@ class Domain:
             self._state.nodes = record.nodes
             self._launch(node, self.topology.nodes()[node])
             self._state.save()
-        if wait and self.topology.nodes()[node].is_daemon:
+        if wait and not self.topology.program(node):
             self._wait_ready([node], time.monotonic() + timeout_s)
 
     def restart(self, node: str, wait: bool = True, timeout_s: float = READY_TIMEOUT_S) -> None:
@@ -296,34 +303,42 @@ class Domain:
             self._state.save()
         namespaces.build(self.name, self.topology)
         config_files.write(self.directory, self.topology)
-        # The central database first: a gateway that finds nobody to ask serves its first hosts unregistered.
         nodes = self.topology.nodes()
-        for node in (name for name, kind in nodes.items() if kind is Kind.CENTRAL):
-            self._launch(node, Kind.CENTRAL)
-            self._wait_ready([node], deadline)
+        for first in _FIRST:
+            for node in (name for name, kind in nodes.items() if kind is first):
+                self._launch(node, first)
+                self._wait_ready([node], deadline)
         for node, kind in nodes.items():
-            if kind is not Kind.CENTRAL:
+            if kind not in _FIRST:
                 self._launch(node, kind)
         self._state.save()
-        self._wait_ready(self.topology.daemons(), deadline)
+        self._wait_ready(nodes, deadline)
         self._state.ready = True
         self._state.save()
 
     def _launch(self, node: str, kind: Kind) -> None:
         argv: Sequence[str] = _PLACEHOLDER
-        if kind.is_daemon:
-            verb = "central" if kind is Kind.CENTRAL else "gateway"
+        if program := self.topology.program(node):
+            argv = (*_priority(_ROUTER_PRIORITY), *program)
+        elif kind.is_daemon:
             config = str(config_files.node_file(self.directory, node))
-            argv = (*_router_priority(), _program(), verb, "--config", config)
+            argv = (*_priority(_ROUTER_PRIORITY), _program(), VERBS[kind], "--config", config)
+        elif kind is Kind.CORE and self.topology.delays():
+            argv = (*_priority(_LINK_PRIORITY), sys.executable, "-m", "anchord.lab.delays", self.name)
         child = processes.start_logged(self.namespace(node), argv, self.log(node))
         self._children.append(child)
         self._state.nodes[node] = Process.of(child.pid)
 
-    def _wait_ready(self, nodes: Sequence[str], deadline: float) -> None:
+    def _wait_ready(self, nodes: Iterable[str], deadline: float) -> None:
         from anchord.lab import readiness  # noqa: PLC0415  brings asyncio with it
 
+        kinds = self.topology.nodes()
         for node in nodes:
-            readiness.wait_ready(node, self._process(node), self.control(node), self.log(node), deadline)
+            if kinds[node].is_daemon and not self.topology.program(node):
+                readiness.wait_ready(node, self._process(node), self.control(node), self.log(node), deadline)
+            elif kinds[node] is Kind.CORE:
+                in_force = partial(delays.in_force, self.name, self.topology)
+                readiness.wait_process(node, self._process(node), self.log(node), deadline, in_force)
 
     def _down(self) -> None:
         with state.locked(self.name) as record:
@@ -348,7 +363,9 @@ class Domain:
         return node
 
     def _daemon(self, node: str) -> str:
-        if not self.topology.nodes()[self._known(node)].is_daemon:
+        if program := self.topology.program(self._known(node)):
+            raise LabError(f"{node} runs {program[0]} instead of a daemon, which has no control socket that we know of")
+        if node not in self.topology.daemons():
             raise unknown("daemon", node, self.topology.daemons())
         return node
 
@@ -365,9 +382,10 @@ def _check_name(name: str) -> None:
 
 
 @cache
-def _router_priority() -> tuple[str, ...]:
-    tried = subprocess.run([*_ROUTER_PRIORITY, "true"], capture_output=True, check=False)
-    return _ROUTER_PRIORITY_ELSE if tried.returncode else _ROUTER_PRIORITY
+def _priority(level: int) -> tuple[str, ...]:
+    real_time = ("chrt", "--rr", str(level))
+    tried = subprocess.run([*real_time, "true"], capture_output=True, check=False)
+    return _PRIORITY_ELSE if tried.returncode else real_time
 
 
 def _program() -> str:

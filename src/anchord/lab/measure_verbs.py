@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from anchord.lab.state import LABS
+from anchord.lab.topology import Mode
 
 if TYPE_CHECKING:
     from anchord.lab.bench import Row
@@ -128,26 +129,41 @@ def bench() -> None:
     metavar="DIR",
     help="Measure nothing: the table of an earlier run, from its captures.",
 )
-def handover(moves: int, json_file: Path | None, pcap: Path | None, from_pcap: Path | None) -> None:
+@click.option(
+    "--mode",
+    type=click.Choice(get_args(Mode)),
+    help="How anchors are found: one series with one old anchor in this mode, and nothing else.",
+)
+@click.option("--delays", is_flag=True, help="With links of a = b = 10 ms, c = 2 ms; in mode proxy unless --mode says.")
+def handover(
+    moves: int, json_file: Path | None, pcap: Path | None, from_pcap: Path | None, mode: Mode | None, delays: bool
+) -> None:
     """Handovers to gateways where the host has never been; then throughput through the tunnel, and processes.
 
     A series with one old anchor and one with three. Takes up to three minutes. Needs root, and iperf3.
+
+    With --mode or --delays only one series with one old anchor; docs/lab.md says what it is compared with.
     """
+    from anchord.lab import bench_modes
     from anchord.lab.bench import BenchError, from_captures, run
     from anchord.lab.capture import CaptureError
     from anchord.lab.errors import LabError
     from anchord.lab.sightings import CaptureFileError
     from anchord.lab.traffic import TrafficError
 
+    if delays and mode is None:
+        mode = "proxy"
     try:
         if from_pcap is not None:
-            rows = from_captures(from_pcap)
+            rows = from_captures(from_pcap) if mode is None else bench_modes.from_captures(from_pcap, mode)
         else:
             with _progress() as say:
-                rows = run(moves, pcap, say)
+                rows = run(moves, pcap, say) if mode is None else bench_modes.run(mode, delays, moves, pcap, say)
     except (BenchError, CaptureError, CaptureFileError, LabError, TrafficError) as error:
         raise click.ClickException(str(error)) from None
     for line in _bench_lines(rows):
+        click.echo(line)
+    for line in bench_modes.compared(mode, rows) if mode is not None and delays else ():
         click.echo(line)
     _write(json_file, [asdict(row) for row in rows], indent=1)
 

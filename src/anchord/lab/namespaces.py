@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Interface
 from pathlib import Path
 
 from anchord.lab.errors import LabError
@@ -27,6 +27,7 @@ from anchord.lab.topology import (
     Kind,
     Topology,
     interface_towards_core,
+    local_interface,
     router_on,
 )
 
@@ -34,6 +35,10 @@ from anchord.lab.topology import (
 # to a second later (linkwatch_urgent_event). The ends inside core and switch therefore count from numbers of their own.
 _CORE_INDEX = 1000
 _SWITCH_INDEX = 2000
+
+# Frames that wait for the process that is the cable. It can be held up for 50 ms, because the scheduler leaves others a
+# twentieth of each second: with the default, 1,000, more than 20,000 frames a second would then not fit.
+_TAP_QUEUE = 10_000
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -103,7 +108,9 @@ def build(lab: str, topology: Topology) -> None:
     _ip([f"netns add {namespace_name(lab, node)}" for node in nodes])
     for node, kind in nodes.items():
         _write_sysctls(namespace_name(lab, node), _sysctls_before_links(topology, node, kind))
-    _ip([*_core_links(lab, topology), *_access_links(lab, topology)])
+    _ip([*_core_links(lab, topology), *_local_links(lab, topology), *_access_links(lab, topology)])
+    for node, commands in _ends_of_delayed_links(topology).items():
+        _ip(commands, namespace_name(lab, node))
     for node, kind in nodes.items():
         _write_sysctls(namespace_name(lab, node), _sysctls_before_up(topology, node, kind))
     for node, kind in nodes.items():
@@ -129,10 +136,33 @@ def _core_links(lab: str, topology: Topology) -> Iterator[str]:
     nodes = topology.nodes()
     mtu = f"mtu {topology.core_mtu}"
     for index, node in enumerate(topology.on_core(), _CORE_INDEX):
+        if node in topology.delays():
+            continue
         yield (
             f"link add name {core_port(node)} index {index} netns {namespace_name(lab, CORE)} {mtu} type veth"
             f" peer name {interface_towards_core(nodes[node])} netns {namespace_name(lab, node)} {mtu}"
         )
+
+
+def _local_links(lab: str, topology: Topology) -> Iterator[str]:
+    for gateway in topology.gateways:
+        for node in topology.behind(gateway):
+            yield (
+                f"link add name {local_interface(node.name)} netns {namespace_name(lab, gateway)} type veth"
+                f" peer name {HOST_INTERFACE} netns {namespace_name(lab, node.name)}"
+            )
+
+
+def _ends_of_delayed_links(topology: Topology) -> dict[str, list[str]]:
+    """The commands, by node, that make the tap devices at both ends of each link with a delay. They stay when nobody
+    is attached to them, without a carrier then; :mod:`anchord.lab.delays` is the cable between them."""
+    commands: dict[str, list[str]] = {}
+    for node in topology.delays():
+        ends = ((node, interface_towards_core(topology.nodes()[node])), (CORE, core_port(node)))
+        for end, interface in ends:
+            commands.setdefault(end, []).append(f"tuntap add dev {interface} mode tap")
+            commands[end].append(f"link set {interface} mtu {topology.core_mtu} txqueuelen {_TAP_QUEUE}")
+    return commands
 
 
 def _access_links(lab: str, topology: Topology) -> Iterator[str]:
@@ -156,7 +186,7 @@ def _sysctls_before_links(topology: Topology, node: str, kind: Kind) -> Mapping[
         # Without a link-local address out of DAD a router cannot solicit neighbours for packets it forwards: without
         # this the core would be deaf for its first second.
         return {"net.ipv6.conf.all.forwarding": 1, "net.ipv6.conf.default.accept_dad": 0}
-    if kind is Kind.GATEWAY:
+    if kind in (Kind.GATEWAY, Kind.LMA):
         return {"net.ipv6.conf.all.forwarding": 1}
     if kind is Kind.HOST:
         return {key: value for key, value in _host_sysctls(topology, node).items() if not _of_interface(key)}
@@ -166,7 +196,7 @@ def _sysctls_before_links(topology: Topology, node: str, kind: Kind) -> Mapping[
 def _sysctls_before_up(topology: Topology, node: str, kind: Kind) -> Mapping[str, str | int]:
     """Settings of single interfaces, which exist but are still down. A gateway's access interfaces stay as the kernel
     makes them, as on a real router."""
-    if kind in {Kind.GATEWAY, Kind.CENTRAL}:
+    if kind.is_daemon:
         return {f"net.ipv6.conf.{CORE_INTERFACE}.accept_dad": 0}
     if kind is Kind.HOST:
         return {key: value for key, value in _host_sysctls(topology, node).items() if _of_interface(key)}
@@ -194,7 +224,10 @@ def _setup(topology: Topology, node: str, kind: Kind) -> list[str]:
         return [*commands, f"link set {HOST_INTERFACE} up"]
     if kind is Kind.GATEWAY:
         commands += [f"link set {link.interface} up" for link in topology.gateways[node].links]
-    interface, address = interface_towards_core(kind), topology.on_core()[node]
+        for local in topology.behind(node):
+            commands.append(f"link set {local_interface(local.name)} up")
+            commands.append(f"addr add {router_on(local.network)}/64 dev {local_interface(local.name)} nodad")
+    interface, address = interface_towards_core(kind), _address(topology, node)
     return [
         *commands,
         f"link set {interface} up",
@@ -203,15 +236,26 @@ def _setup(topology: Topology, node: str, kind: Kind) -> list[str]:
     ]
 
 
+def _address(topology: Topology, node: str) -> IPv6Interface:
+    """A node's address on its only link, or on that to the core."""
+    local = topology.correspondents.get(node)
+    return topology.on_core()[node] if local is None else IPv6Interface((local.address, 64))
+
+
 def _setup_core(topology: Topology) -> list[str]:
     """The core routes each pool to the gateway that anchors it, and knows nothing of mobile nodes."""
     commands = []
     for node, address in topology.on_core().items():
         commands.append(f"link set {core_port(node)} up")
         commands.append(f"addr add {router_on(address.network)}/64 dev {core_port(node)} nodad")
-    for gateway in topology.gateways.values():
-        for pool in gateway.pools:
-            commands.append(f"route add {pool} via {gateway.address} dev {core_port(gateway.name)}")
+    for anchor in topology.anchors():
+        for pool in anchor.pools:
+            commands.append(f"route add {pool} via {anchor.address} dev {core_port(anchor.name)}")
+    for gateway in topology.gateways:
+        for local in topology.behind(gateway):
+            # A local network is nobody's business beyond its gateway: not to, and not from it.
+            commands.append(f"route add prohibit {local.network}")
+            commands.append(f"rule add from {local.network} prohibit")
     return commands
 
 
@@ -242,7 +286,7 @@ def _write_sysctls(namespace: str, values: Mapping[str, str | int]) -> None:
 
 def _ip(commands: Iterable[str], namespace: str | None = None, tolerant: bool = False) -> None:
     """Run ``ip`` commands in one process. ``tolerant``: go on after an error and do not report it."""
-    argv = ["ip", *(["-n", namespace] if namespace else []), *(["-force"] if tolerant else []), "-batch", "-"]
+    argv = ["ip", "-6", *(["-n", namespace] if namespace else []), *(["-force"] if tolerant else []), "-batch", "-"]
     done = subprocess.run(
         argv, input="\n".join(commands) + "\n", text=True, capture_output=True, check=False, start_new_session=True
     )

@@ -23,7 +23,12 @@ def wait_ready(name: str, process: Process, control: Path, log: Path, deadline: 
 
     ``deadline`` is of the monotonic clock. Raises LabError with the daemon's last log lines if it ends, or is late.
     """
-    while not _is_ready(control):
+    wait_process(name, process, log, deadline, lambda: _is_ready(control))
+
+
+def wait_process(name: str, process: Process, log: Path, deadline: float, holds: Callable[[], bool]) -> None:
+    """Wait until ``holds()`` of the process of node ``name``; LabError as :func:`wait_ready`."""
+    while not holds():
         if not wait_ended([process], _POLL_S):
             raise LabError(f"{name} ended before it was ready; its last lines:\n{last_lines(log)}")
         if time.monotonic() > deadline:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from anchord.lab.errors import LabError, unknown
 from anchord.lab.processes import Process
@@ -107,9 +108,19 @@ def load(name: str) -> State:
     except (FileNotFoundError, NotADirectoryError):
         # No mistake of the caller's, as an unknown host is: the lab may have been taken down a moment ago.
         raise LabError(str(unknown("lab", name, names()))) from None
+    try:
+        return _from_plain(name, record)
+    except (KeyError, TypeError, ValueError):
+        # It is somebody's all the same: another lab must not fail because of it.
+        raise LabError(
+            f"{LABS / name / _RECORD} is of another version of anchord: take the lab down with the one that made it"
+        ) from None
+
+
+def _from_plain(name: str, record: dict[str, Any]) -> State:
     maker = _process_from_plain(record["maker"])
     if maker is None:
-        raise LabError(f"{LABS / name / _RECORD}: maker: missing, expected a process")
+        raise ValueError("no maker")
     return State(
         name=name,
         topology=Topology.from_plain(record["topology"]),

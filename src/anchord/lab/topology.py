@@ -2,8 +2,9 @@
 
 Addresses that a topology leaves out are numbered in the order of the tables, all from the documentation range
 2001:db8::/32 (RFC 3849): the i-th gateway has the pool 2001:db8:aI::/48 and the address 2001:db8:fI::1, the i-th
-correspondent 2001:db8:cI::1, the central database 2001:db8:fc::1. Every link of the core router is the /64 of the
-node's address, and the router is ::ffff on it.
+correspondent 2001:db8:cI::1, the i-th LMA the pool 2001:db8:bI::/48 and the address 2001:db8:eI::1, the central
+database 2001:db8:fc::1, the directory 2001:db8:fd::1. Every link of the core router is the /64 of the node's address,
+and the router is ::ffff on it.
 
 Interface names are the same in every lab, so that a capture reads the same everywhere: ``core0`` towards the core,
 ``acc0``, ``acc1`` ... towards the access links of a gateway, ``eth0`` in a host or correspondent; in the access
@@ -21,14 +22,14 @@ from enum import Enum
 from ipaddress import IPv6Address, IPv6Interface, IPv6Network
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from anchord.lab.errors import LabError, TopologyError, unknown
 
 CORE = "core"  # the core router's node name
 SWITCH = "sw"  # the access switch's node name
 
-CORE_INTERFACE = "core0"  # in gateways and the central database
+CORE_INTERFACE = "core0"  # in everything that runs a daemon
 HOST_INTERFACE = "eth0"  # in hosts and correspondents
 
 # An interface name has at most 15 characters (IFNAMSIZ), and "br-" + node + "-" + link has to fit. No hyphen in a node
@@ -36,6 +37,15 @@ HOST_INTERFACE = "eth0"  # in hosts and correspondents
 NODE_NAME = re.compile(r"[a-z][a-z0-9]{0,7}")
 LINK_NAME = re.compile(r"[a-z0-9]{1,3}")
 
+
+MAX_DELAY_MS = 1000.0
+MAX_DELAYED_MTU = 65_521  # of a tap device: 65,535 with the Ethernet header
+
+Finder = Literal["central", "directory", "anchor-known"]
+"""How a gateway finds the anchors of a host: it asks the central database, or a directory, or it knows."""
+
+Mode = Literal["proxy", "relay", "locator", "directory", "anchor-known"]
+"""The same with the three ways in which a central database answers (RFC 8885 sections 3.4, 3.2 and 3.3)."""
 
 Place = tuple[int | str, ...]  # where in a topology file
 Problem = tuple[Place, str]  # where, and what is wrong, expected what
@@ -46,6 +56,8 @@ class Kind(Enum):
 
     GATEWAY = "gateway"
     CENTRAL = "central"
+    DIRECTORY = "directory"
+    LMA = "lma"
     CORE = "core"
     CORRESPONDENT = "correspondent"
     HOST = "host"
@@ -53,8 +65,13 @@ class Kind(Enum):
 
     @property
     def is_daemon(self) -> bool:
-        """Whether a node of this kind runs an anchord daemon; the others have nothing of ours inside."""
-        return self in {Kind.GATEWAY, Kind.CENTRAL}
+        """Whether a node of this kind runs an anchord daemon unless the topology gives it another program; the others
+        have nothing of ours inside."""
+        return self in VERBS
+
+
+VERBS = {Kind.GATEWAY: "gateway", Kind.CENTRAL: "central", Kind.DIRECTORY: "directory", Kind.LMA: "lma"}
+"""Which daemon a node of a kind runs: ``anchord VERB --config FILE``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +102,11 @@ class AccessLink:
 class Gateway:
     """A gateway: its tunnel endpoint ``address``, the ``pools`` it anchors, its access links.
 
-    ``access`` holds the names of several links; empty for the usual single one. ``node`` is merged into the gateway's
-    own configuration file.
+    ``access`` holds the names of several links; empty for the usual single one. ``operator``: whose it is, if an LMA
+    stands between several; each has a domain file of its own. ``node`` is merged into the gateway's own configuration
+    file. ``delay_ms`` is that of its core link, one way, as of every node on the core. ``program`` is
+    a command that runs there instead of ``anchord gateway``; the lab knows nothing of what it does, so it does not wait
+    for it either.
     """
 
     name: str
@@ -95,6 +115,9 @@ class Gateway:
     access: tuple[str, ...] = ()
     local_networks: tuple[IPv6Network, ...] = ()
     node: Mapping[str, Any] = field(default_factory=dict)
+    delay_ms: float = 0.0
+    program: tuple[str, ...] = ()
+    operator: str | None = None
 
     @property
     def links(self) -> tuple[AccessLink, ...]:
@@ -104,19 +127,60 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Central:
-    """The central mobility database (CMD, RFC 8885 section 3). ``node`` is merged into its own configuration file."""
+    """The central mobility database (CMD, RFC 8885 section 3). ``node`` is merged into its own configuration file,
+    ``program`` runs instead of ``anchord central``."""
 
     name: str = "cmd"
     address: IPv6Address = field(default_factory=lambda: IPv6Address("2001:db8:fc::1"))
     node: Mapping[str, Any] = field(default_factory=dict)
+    delay_ms: float = 0.0
+    program: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The directory that gateways read a host's anchors from. ``node`` is merged into its own configuration file."""
+
+    name: str = "dir"
+    address: IPv6Address = field(default_factory=lambda: IPv6Address("2001:db8:fd::1"))
+    node: Mapping[str, Any] = field(default_factory=dict)
+    delay_ms: float = 0.0
+    program: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lma:
+    """A Local Mobility Anchor. With ``operators`` it stands between those, as their gateways' central database.
+
+    ``pools`` are what it gives hosts of plain PMIPv6. ``node`` is merged into its own configuration file, ``program``
+    runs instead of ``anchord lma``.
+    """
+
+    name: str
+    address: IPv6Address
+    pools: tuple[IPv6Network, ...] = ()
+    operators: tuple[str, ...] = ()
+    node: Mapping[str, Any] = field(default_factory=dict)
+    delay_ms: float = 0.0
+    program: tuple[str, ...] = ()
+
+
+Daemon = Gateway | Central | Directory | Lma
 
 
 @dataclass(frozen=True, slots=True)
 class Correspondent:
-    """A node on the far side of the core that mobile nodes talk to."""
+    """A node that mobile nodes talk to: on the far side of the core, or on a local network ``behind`` a gateway."""
 
     name: str
     address: IPv6Address
+    delay_ms: float = 0.0
+    behind: str | None = None
+
+    @property
+    def network(self) -> IPv6Network:
+        """The /64 of its link."""
+        return IPv6Interface((self.address, 64)).network
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +201,35 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A whole domain. ``domain`` is merged into the domain's configuration file; ``core_mtu`` is in bytes."""
+    """A whole domain. ``domain`` is merged into the domain's configuration file; ``core_mtu`` is in bytes.
+
+    There is a central database if that is the ``finder`` and no LMA takes its place between operators, a directory if
+    that is, else neither: what is there is None only where it is not to be, and made with its defaults if not given.
+    """
 
     gateways: Mapping[str, Gateway]
     hosts: Mapping[str, Host] = field(default_factory=dict)
     correspondents: Mapping[str, Correspondent] = field(default_factory=dict)
-    central: Central = field(default_factory=Central)
+    central: Central | None = None
     name: str = "lab"
     mobility: bool = True
     core_mtu: int = 1500
     domain: Mapping[str, Any] = field(default_factory=dict)
+    finder: Finder = "central"
+    directory: Directory | None = None
+    lmas: Mapping[str, Lma] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make the node that the finder needs."""
+        if self.finder == "central" and self.central is None and self.between is None:
+            object.__setattr__(self, "central", Central())
+        if self.finder == "directory" and self.directory is None:
+            object.__setattr__(self, "directory", Directory())
+
+    @property
+    def between(self) -> Lma | None:
+        """The LMA that stands between the operators of the gateways."""
+        return next((lma for lma in self.lmas.values() if lma.operators), None)
 
     def checked(self) -> Topology:
         """The topology itself; raises TopologyError with every reason why it cannot be built."""
@@ -182,17 +265,18 @@ class Topology:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Topology:
         """The topology that :meth:`to_plain` was called on."""
-        central = plain["central"]
         return cls(
             **{
                 **plain,
                 "gateways": {name: _gateway_from_plain(gateway) for name, gateway in plain["gateways"].items()},
                 "hosts": {name: Host(**host) for name, host in plain["hosts"].items()},
                 "correspondents": {
-                    name: Correspondent(name, IPv6Address(correspondent["address"]))
+                    name: Correspondent(**_with_address(correspondent))
                     for name, correspondent in plain["correspondents"].items()
                 },
-                "central": Central(**{**central, "address": IPv6Address(central["address"])}),
+                "central": None if plain["central"] is None else Central(**_server(plain["central"])),
+                "directory": None if plain["directory"] is None else Directory(**_server(plain["directory"])),
+                "lmas": {name: _lma_from_plain(lma) for name, lma in plain["lmas"].items()},
             }
         )
 
@@ -200,7 +284,9 @@ class Topology:
         """Every node with its kind, in the order in which they are started and listed."""
         return {
             **dict.fromkeys(self.gateways, Kind.GATEWAY),
-            self.central.name: Kind.CENTRAL,
+            **({self.central.name: Kind.CENTRAL} if self.central else {}),
+            **({self.directory.name: Kind.DIRECTORY} if self.directory else {}),
+            **dict.fromkeys(self.lmas, Kind.LMA),
             CORE: Kind.CORE,
             SWITCH: Kind.SWITCH,
             **dict.fromkeys(self.correspondents, Kind.CORRESPONDENT),
@@ -209,14 +295,33 @@ class Topology:
 
     def daemons(self) -> list[str]:
         """The nodes that run an anchord daemon."""
-        return [name for name, kind in self.nodes().items() if kind.is_daemon]
+        return [name for name, kind in self.nodes().items() if kind.is_daemon and not self.program(name)]
+
+    def program(self, node: str) -> tuple[str, ...]:
+        """What runs in a node instead of its daemon; empty for the daemon itself, and for nodes that have none."""
+        own = {daemon.name: daemon for daemon in self.daemon_nodes()}.get(node)
+        return own.program if own is not None else ()
+
+    def daemon_nodes(self) -> list[Daemon]:
+        """The same as what they are."""
+        single = (node for node in (self.central, self.directory) if node is not None)
+        return [*self.gateways.values(), *single, *self.lmas.values()]
+
+    def anchors(self) -> list[Gateway | Lma]:
+        """The nodes that pools are routed to."""
+        return [*self.gateways.values(), *self.lmas.values()]
 
     def on_core(self) -> dict[str, IPv6Interface]:
         """Every node with a link to the core router, and its address and prefix length there."""
-        addresses = {name: gateway.address for name, gateway in self.gateways.items()}
-        addresses[self.central.name] = self.central.address
-        addresses |= {name: correspondent.address for name, correspondent in self.correspondents.items()}
-        return {name: IPv6Interface((address, 64)) for name, address in addresses.items()}
+        return {node.name: IPv6Interface((node.address, 64)) for node in self._core_nodes()}
+
+    def behind(self, gateway: str) -> list[Correspondent]:
+        """Who is on a local network of that gateway; each has a link of its own, called as ``local_interface`` says."""
+        return [node for node in self.correspondents.values() if node.behind == gateway]
+
+    def delays(self) -> dict[str, float]:
+        """The one-way delay of each core link that has one, in ms, by the node at its end."""
+        return {node.name: node.delay_ms for node in self._core_nodes() if node.delay_ms}
 
     def links(self) -> list[AccessLink]:
         """Every access link of the domain."""
@@ -240,6 +345,9 @@ class Topology:
             raise unknown("host", name, self.hosts)
         return self.hosts[name]
 
+    def _core_nodes(self) -> list[Daemon | Correspondent]:
+        return [*self.daemon_nodes(), *(node for node in self.correspondents.values() if node.behind is None)]
+
 
 def numbered(letter: str, number: int) -> IPv6Address:
     """The address of the ``number``-th node (from 1) of a kind. The digits are decimal, so "fc" is never reached."""
@@ -249,6 +357,11 @@ def numbered(letter: str, number: int) -> IPv6Address:
 def numbered_gateway(name: str, number: int) -> Gateway:
     """The ``number``-th gateway (from 1) as it is when a topology says nothing but its name."""
     return Gateway(name, numbered("f", number), (IPv6Network(f"2001:db8:a{number}::/48"),))
+
+
+def numbered_lma(name: str, number: int) -> Lma:
+    """The ``number``-th LMA (from 1) as it is when a topology says nothing but its name."""
+    return Lma(name, numbered("e", number), (IPv6Network(f"2001:db8:b{number}::/48"),))
 
 
 def router_on(link: IPv6Network) -> IPv6Address:
@@ -261,16 +374,35 @@ def interface_towards_core(kind: Kind) -> str:
     return HOST_INTERFACE if kind is Kind.CORRESPONDENT else CORE_INTERFACE
 
 
+def _server(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a central database or a directory."""
+    return {**_with_address(plain), "program": tuple(plain["program"])}
+
+
+def _with_address(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {**plain, "address": IPv6Address(plain["address"])}
+
+
+def local_interface(correspondent: str) -> str:
+    """A gateway's interface towards a correspondent that is behind it."""
+    return f"lan-{correspondent}"
+
+
 def _gateway_from_plain(plain: Mapping[str, Any]) -> Gateway:
     return Gateway(
         **{
-            **plain,
-            "address": IPv6Address(plain["address"]),
+            **_with_address(plain),
             "pools": tuple(IPv6Network(pool) for pool in plain["pools"]),
             "access": tuple(plain["access"]),
             "local_networks": tuple(IPv6Network(network) for network in plain["local_networks"]),
+            "program": tuple(plain["program"]),
         }
     )
+
+
+def _lma_from_plain(plain: Mapping[str, Any]) -> Lma:
+    pools = tuple(IPv6Network(pool) for pool in plain["pools"])
+    return Lma(**{**_server(plain), "pools": pools, "operators": tuple(plain["operators"])})
 
 
 def problems(topology: Topology) -> Iterator[Problem]:
@@ -279,6 +411,25 @@ def problems(topology: Topology) -> Iterator[Problem]:
     yield from _pool_problems(topology)
     yield from _address_problems(topology)
     yield from _host_problems(topology)
+    yield from _finder_problems(topology)
+    yield from _delay_problems(topology)
+
+
+def _finder_problems(topology: Topology) -> Iterator[Problem]:
+    for finder, node in (("central", topology.central), ("directory", topology.directory)):
+        if node is not None and topology.finder != finder:
+            yield (finder,), f"has no place in a domain whose finder is {topology.finder!r}, expected it to be left out"
+    if topology.central is not None and topology.between is not None:
+        yield ("central",), f"has no place beside {topology.between.name}, which takes it, expected it to be left out"
+
+
+def _delay_problems(topology: Topology) -> Iterator[Problem]:
+    delays = topology.delays()
+    for node, delay_ms in delays.items():
+        if not 0 <= delay_ms <= MAX_DELAY_MS:
+            yield (*place(topology, node), "delay_ms"), f"is {delay_ms:g}, expected milliseconds, 0 to {MAX_DELAY_MS:g}"
+    if delays and topology.core_mtu > MAX_DELAYED_MTU:
+        yield ("core_mtu",), f"is {topology.core_mtu}, expected at most {MAX_DELAYED_MTU} where links have a delay"
 
 
 def _host_problems(topology: Topology) -> Iterator[Problem]:
@@ -299,8 +450,15 @@ def _host_problems(topology: Topology) -> Iterator[Problem]:
 def _name_problems(topology: Topology) -> Iterator[Problem]:
     if not topology.gateways:
         yield ("gateways",), "is empty, expected at least one gateway"
-    tables = {"gateways": topology.gateways, "correspondents": topology.correspondents, "hosts": topology.hosts}
-    taken = {topology.central.name: "the central database", CORE: "the core router", SWITCH: "the access switch"}
+    tables: dict[str, Mapping[str, Any]] = {
+        "gateways": topology.gateways,
+        "lmas": topology.lmas,
+        "correspondents": topology.correspondents,
+        "hosts": topology.hosts,
+    }
+    taken = {CORE: "the core router", SWITCH: "the access switch"}
+    taken |= {topology.central.name: "the central database"} if topology.central else {}
+    taken |= {topology.directory.name: "the directory"} if topology.directory else {}
     for table, nodes in tables.items():
         for name in nodes:
             if name in taken:
@@ -311,6 +469,11 @@ def _name_problems(topology: Topology) -> Iterator[Problem]:
                     f"{name!r} is no node name, expected [a-z] and up to 7 more [a-z0-9]",
                 )
             taken.setdefault(name, f"one of the {table}")
+    for node in topology.correspondents.values():
+        if node.behind is not None and node.behind not in topology.gateways:
+            yield ("correspondents", node.name, "behind"), str(unknown("gateway", node.behind, topology.gateways))
+        if node.behind is not None and node.delay_ms:
+            yield ("correspondents", node.name, "delay_ms"), "is not for a link behind a gateway, expected none"
     for gateway in topology.gateways.values():
         where = ("gateways", gateway.name, "access")
         for access in gateway.access:
@@ -321,10 +484,10 @@ def _name_problems(topology: Topology) -> Iterator[Problem]:
 
 
 def _pool_problems(topology: Topology) -> Iterator[Problem]:
-    pools = [(gateway.name, pool) for gateway in topology.gateways.values() for pool in gateway.pools]
+    pools = [(node.name, pool) for node in topology.anchors() for pool in node.pools]
     for (one, first), (other, second) in combinations(pools, 2):
         if first.overlaps(second):
-            yield ("gateways", other, "pools"), f"{second} overlaps {first} of {one}, expected pools apart"
+            yield (*place(topology, other), "pools"), f"{second} overlaps {first} of {one}, expected pools apart"
     for gateway in topology.gateways.values():
         if not gateway.pools:
             yield ("gateways", gateway.name, "pools"), "is empty, expected at least one prefix"
@@ -332,10 +495,11 @@ def _pool_problems(topology: Topology) -> Iterator[Problem]:
 
 def _address_problems(topology: Topology) -> Iterator[Problem]:
     links: dict[IPv6Network, str] = {}
-    pools = [(gateway.name, pool) for gateway in topology.gateways.values() for pool in gateway.pools]
-    for name, interface in topology.on_core().items():
+    pools = [(node.name, pool) for node in topology.anchors() for pool in node.pools]
+    local = {node.name: IPv6Interface((node.address, 64)) for node in topology.correspondents.values() if node.behind}
+    for name, interface in {**topology.on_core(), **local}.items():
         link = interface.network
-        where = (*_place(topology, name), "address")
+        where = (*place(topology, name), "address")
         if link in links:
             yield where, f"{interface.ip} is on the link of {links[link]} ({link}), expected a /64 of its own"
         links.setdefault(link, name)
@@ -346,11 +510,16 @@ def _address_problems(topology: Topology) -> Iterator[Problem]:
                 yield where, f"{interface.ip} lies in the pool {pool} of {owner}, expected an address outside"
 
 
-def _place(topology: Topology, node: str) -> Place:
+def place(topology: Topology, node: str) -> Place:
     """Where a node on the core is described in a topology file."""
     if node in topology.gateways:
         return ("gateways", node)
-    return ("central",) if node == topology.central.name else ("correspondents", node)
+    if node in topology.lmas:
+        return ("lmas", node)
+    for single in (topology.central, topology.directory):
+        if single is not None and node == single.name:
+            return ("central",) if single is topology.central else ("directory",)
+    return ("correspondents", node)
 
 
 def _dotted(where: Place) -> str:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from anchord.daemon.config import DomainConfig, NodeConfig
 from anchord.daemon.configfile import Table
 from anchord.lab import config_files
-from anchord.lab.topology import Central, Gateway, Place, Problem, Topology
+from anchord.lab.topology import Daemon, Gateway, Lma, Place, Problem, Topology, place
 
 _OF_THE_LAB = ("node", "domain", "run")  # with others the lab would not find its own daemons again
 
@@ -26,9 +26,8 @@ def daemon_problems(topology: Topology, known: Iterable[Place]) -> Iterator[Prob
     for where, what in _domain_problems(topology):
         if not any(where[:length] in settled for length in range(1, len(where) + 1)):
             yield where, what
-    for gateway in topology.gateways.values():
-        yield from _node_problems(("gateways", gateway.name, "node"), gateway)
-    yield from _node_problems(("central", "node"), topology.central)
+    for node in topology.daemon_nodes():
+        yield from _node_problems((*place(topology, node.name), "node"), topology, node)
 
 
 def _domain_problems(topology: Topology) -> Iterator[Problem]:
@@ -39,19 +38,21 @@ def _domain_problems(topology: Topology) -> Iterator[Problem]:
         yield ("domain", *where) if is_override else where, what
 
 
-def _node_problems(where: Place, node: Gateway | Central) -> Iterator[Problem]:
+def _node_problems(where: Place, topology: Topology, node: Daemon) -> Iterator[Problem]:
     for key in _OF_THE_LAB:
         if key in node.node:
             yield (*where, key), "is the lab's own choice, expected it to be left out"
-    settings = config_files.node_settings(Path("/"), node)
+    settings = config_files.node_settings(Path("/"), topology, node)
     for inner, what in _errors(NodeConfig, settings):
         if inner[0] not in _OF_THE_LAB:
             yield (*where, *inner), what
     for key in ("access", "core"):
         if isinstance(node, Gateway) and settings[key] == []:
             yield (*where, key), "is empty, expected at least one interface for a gateway"
-        if isinstance(node, Central) and settings.get(key):
-            yield (*where, key), "is not for the central database, expected none"
+        if key == "core" and isinstance(node, Lma):
+            continue
+        if not isinstance(node, Gateway) and settings.get(key):
+            yield (*where, key), f"is not for {node.name}, expected none"
 
 
 def _errors(model: type[Table], settings: Mapping[str, Any]) -> list[Problem]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from anchord.daemon.configfile import (
     ConfigError,
@@ -31,13 +31,18 @@ from anchord.daemon.configfile import (
 from anchord.lab.errors import TopologyError
 from anchord.lab.topology import (
     HOST_INTERFACE,
+    MAX_DELAY_MS,
     Central,
     Correspondent,
+    Directory,
+    Finder,
     Gateway,
     Host,
+    Lma,
     Topology,
     numbered,
     numbered_gateway,
+    numbered_lma,
     problems,
 )
 from anchord.lab.topology_daemons import daemon_problems
@@ -80,6 +85,13 @@ Sysctls = Annotated[dict[str, Any], BeforeValidator(_sysctls)]
 _ADDRESS = "a global IPv6 unicast address"
 
 
+def _delay() -> Any:
+    return Field(
+        0.0, ge=0, le=MAX_DELAY_MS, strict=True, allow_inf_nan=False, description="One-way delay of its core link",
+        json_schema_extra={"expected": f"milliseconds, 0 to {MAX_DELAY_MS:g}"},
+    )  # fmt: skip
+
+
 class GatewayTable(Table):
     """``[gateways.NAME]``: all of it may be left out."""
 
@@ -87,20 +99,34 @@ class GatewayTable(Table):
     pools: tuple[Pool, ...] | None = text(None, "a list of IPv6 prefixes of /64 or shorter", "What it anchors")
     access: tuple[str, ...] = text((), "a list of names of 1 to 3 letters or digits", "Several access links")
     local_networks: tuple[Network, ...] = text((), "a list of IPv6 prefixes", "As in domain.toml")
+    operator: str | None = text(None, "a name", "Whose it is, where an LMA stands between operators")
     node: Settings = text({}, "a table", "Merged into its node.toml")
+    delay_ms: float = _delay()
+    program: tuple[str, ...] = text((), "a list of a command and its arguments", "Runs instead of anchord gateway")
 
 
-class CentralTable(Table):
-    """``[central]``: all of it may be left out."""
+class ServerTable(Table):
+    """``[central]`` and ``[directory]``: all of it may be left out."""
 
     address: GlobalAddress | None = text(None, _ADDRESS, "Its address on its core link, a /64 of its own")
     node: Settings = text({}, "a table", "Merged into its node.toml")
+    delay_ms: float = _delay()
+    program: tuple[str, ...] = text((), "a list of a command and its arguments", "Runs instead of our daemon")
+
+
+class LmaTable(ServerTable):
+    """``[lmas.NAME]``: all of it may be left out."""
+
+    pools: tuple[Pool, ...] | None = text(None, "a list of IPv6 prefixes of /64 or shorter", "What it anchors")
+    operators: tuple[str, ...] = text((), "a list of operators", "Between whom it stands, as their central database")
 
 
 class CorrespondentTable(Table):
     """``[correspondents.NAME]``."""
 
     address: GlobalAddress | None = text(None, _ADDRESS, "Its address on its core link, a /64 of its own")
+    behind: str | None = text(None, "the name of a gateway", "It is on a local network of that gateway")
+    delay_ms: float = _delay()
 
 
 class HostTable(Table):
@@ -130,7 +156,12 @@ class TopologyTable(Table):
     mobility: bool = flag(True, "false: the gateways are plain routers, for comparison")
     core_mtu: int = whole(1500, 1280, 65535, "bytes", "MTU of the core links")
     gateways: dict[str, GatewayTable] = text(..., "a table for each gateway", "The gateways")
-    central: CentralTable = text(CentralTable(), "a table", "The central database")
+    finder: Finder = text(
+        "central", "'central', 'directory' or 'anchor-known'", "How gateways find the anchors of a host"
+    )
+    central: ServerTable | None = text(None, "a table", "The central database")
+    directory: ServerTable | None = text(None, "a table", "The directory")
+    lmas: dict[str, LmaTable] = text({}, "a table for each", "Local Mobility Anchors")
     correspondents: dict[str, CorrespondentTable] = text({}, "a table for each", "Nodes that hosts talk to")
     hosts: dict[str, HostTable] = text({}, "a table for each host", "The mobile nodes")
     domain: Settings = text({}, "a table", "Merged into domain.toml")
@@ -160,7 +191,10 @@ def _made(raw: Mapping[str, Any]) -> Topology:
         gateways=_each(raw, "gateways", _gateway),
         hosts=_each(raw, "hosts", _host),
         correspondents=_each(raw, "correspondents", _correspondent),
-        central=_central(raw.get("central")),
+        central=_central(raw["central"]) if "central" in raw else None,
+        directory=_directory(raw["directory"]) if "directory" in raw else None,
+        lmas=_each(raw, "lmas", _lma),
+        finder=raw["finder"] if raw.get("finder") in get_args(Finder) else "central",
         **{
             key: raw[key]
             for key, kind in (("name", str), ("mobility", bool), ("core_mtu", int), ("domain", dict))
@@ -186,17 +220,51 @@ def _gateway(name: str, number: int, table: Mapping[str, Any]) -> Gateway:
         pools=() if table.get("pools") == [] else _read_list(pool, table, "pools") or plain.pools,
         access=tuple(name for name in _list(table, "access") if isinstance(name, str)),
         local_networks=_read_list(network, table, "local_networks"),
+        operator=_read(_text, table, "operator", None),
         node=_table(table, "node"),
+        delay_ms=_milliseconds(table),
+        program=_program(table),
     )
 
 
+def _lma(name: str, number: int, table: Mapping[str, Any]) -> Lma:
+    plain = numbered_lma(name, number)
+    return Lma(
+        name=name,
+        pools=_read_list(pool, table, "pools") if "pools" in table else plain.pools,
+        operators=tuple(name for name in _list(table, "operators") if isinstance(name, str)),
+        **_server(table, plain.address),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is {shown(value)}, expected text")
+    return value
+
+
 def _central(value: object) -> Central:
+    return Central(**_server(value, Central().address))
+
+
+def _directory(value: object) -> Directory:
+    return Directory(**_server(value, Directory().address))
+
+
+def _server(value: object, address: IPv6Address) -> dict[str, Any]:
     table = value if isinstance(value, Mapping) else {}
-    return Central(address=_read(global_address, table, "address", Central().address), node=_table(table, "node"))
+    return {
+        "address": _read(global_address, table, "address", address),
+        "node": _table(table, "node"),
+        "delay_ms": _milliseconds(table),
+        "program": _program(table),
+    }
 
 
 def _correspondent(name: str, number: int, table: Mapping[str, Any]) -> Correspondent:
-    return Correspondent(name, _read(global_address, table, "address", numbered("c", number)))
+    address = _read(global_address, table, "address", numbered("c", number))
+    behind = table.get("behind")
+    return Correspondent(name, address, _milliseconds(table), behind if isinstance(behind, str) else None)
 
 
 def _host(name: str, _number: int, table: Mapping[str, Any]) -> Host:
@@ -208,6 +276,13 @@ def _host(name: str, _number: int, table: Mapping[str, Any]) -> Host:
         mac=_read(_unicast_mac, table, "mac", None),
         sysctls=_table(table, "sysctls"),
     )
+
+
+def _milliseconds(table: Mapping[str, Any]) -> float:
+    """A delay. One that is out of its range is reported where the file is read."""
+    value = table.get("delay_ms")
+    valid = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_DELAY_MS
+    return float(value) if valid else 0.0  # type: ignore[arg-type]
 
 
 def _read(read: Callable[[object], Any], table: Mapping[str, Any], key: str, default: Any) -> Any:
@@ -222,6 +297,10 @@ def _read_list(read: Callable[[object], IPv6Network], table: Mapping[str, Any], 
 def _list(table: Mapping[str, Any], key: str) -> list[Any]:
     value = table.get(key)
     return list(value) if isinstance(value, list | tuple) else []
+
+
+def _program(table: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(word for word in _list(table, "program") if isinstance(word, str))
 
 
 def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -1,11 +1,17 @@
 """What a served node is shown: one router for each anchor, and when to forget one.
 
-Rules: RFC 8885 section 3.7; RFC 4191 for preferences and routes; decisions 22 and 23.
+Rules: RFC 8885 section 3.7; RFC 4191 for preferences and routes; RFC 8106 for resolvers; decisions 22 and 23.
+
+A resolver is announced where it can be reached. One in a local network of a gateway is shown by that gateway's router
+alone, here or as an old anchor's, and goes with it. Any other is shown by the router of the gateway that the node is
+at, so that every move renews it; old anchors' routers do not mention it, because a lifetime of 0 from one of them would
+take it away.
 """
 
 from __future__ import annotations
 
-from ipaddress import IPv6Network
+from collections.abc import Iterable
+from ipaddress import IPv6Address, IPv6Network
 
 from anchord.declared import LogicalRouter
 from anchord.protocol.core import GatewayCore
@@ -15,12 +21,19 @@ from anchord.protocol.session import Phase, Session
 from anchord.protocol.timers import Instant
 from anchord.wire.neighbor import Preference
 
+# RFC 8106 section 5.1: at least this many times the interval between advertisements, so that one may get lost.
+_RESOLVER_INTERVALS = 3
+
 
 class Advertising:
     """Router Advertisements to the nodes that are served here."""
 
     def __init__(self, core: GatewayCore) -> None:
         self._core = core
+        domain = core.settings.domain
+        local = [network for gateway in domain.gateways.values() for network in gateway.local_networks]
+        everywhere = tuple(resolver for resolver in domain.resolvers if not any(resolver in each for each in local))
+        self._own_resolvers = everywhere + self._resolvers_in(core.settings.me.local_networks)
 
     def advertise(self, session: Session, now: Instant) -> None:
         """Show the node all its routers: ours first, then each old anchor's as deprecated."""
@@ -28,14 +41,33 @@ class Advertising:
             return
         lifetimes = self._core.settings.domain.lifetimes
         session.advertised_s = now.monotonic_s
+        if session.is_fixed:
+            self._advertise_home(session)
+        else:
+            self._advertise_anchors(session)
+        self._core.timers.set(("advertise", session.key), now.monotonic_s + lifetimes.advertise_every_s)
+
+    def _advertise_home(self, session: Session) -> None:
+        """Of a plain LMA's node: one router, and the prefixes are the node's for good (RFC 5213 section 6.9.2)."""
+        lifetimes = self._core.settings.domain.lifetimes
+        for anchor in session.anchors:
+            home = tuple(AdvertisedPrefix(p, lifetimes.valid_s, lifetimes.preferred_s) for p in anchor.prefixes)
+            router_s, resolvers = lifetimes.router_s, self._own_resolvers
+            self._show(session, anchor.router, home, router_s, Preference.MEDIUM, resolvers=resolvers)
+
+    def _advertise_anchors(self, session: Session) -> None:
+        lifetimes = self._core.settings.domain.lifetimes
         own = AdvertisedPrefix(session.prefix, lifetimes.valid_s, lifetimes.preferred_s)
-        self._show(session, session.router, (own,), lifetimes.router_s, Preference.MEDIUM)
+        shown = () if session.withheld else (own,)
+        self._show(session, session.router, shown, lifetimes.router_s, Preference.MEDIUM, resolvers=self._own_resolvers)
+        # A host that holds as many prefixes as it can goes on with the newest of them, through its tunnel.
+        preferred = session.anchors[-1] if session.withheld and session.anchors else None
         for anchor in session.anchors:
             # Preferred 0: old connections go on, new ones take the new prefix. The router stays, at low preference:
             # it is the next hop of what is anchored there (decision 23).
-            old = tuple(AdvertisedPrefix(prefix, lifetimes.valid_s, 0) for prefix in anchor.prefixes)
-            self._show(session, anchor.router, old, lifetimes.router_s, Preference.LOW, anchor.local_networks)
-        self._core.timers.set(("advertise", session.key), now.monotonic_s + lifetimes.advertise_every_s)
+            preferred_s = lifetimes.preferred_s if anchor is preferred else 0
+            old = tuple(AdvertisedPrefix(prefix, lifetimes.valid_s, preferred_s) for prefix in anchor.prefixes)
+            self._show_anchor(session, anchor, old, lifetimes.router_s, Preference.LOW)
 
     def answer(self, session: Session, now: Instant) -> None:
         """To a solicitation: at once, because a DLIF is a point-to-point link, but rate limited (decision 22)."""
@@ -45,13 +77,32 @@ class Advertising:
     def withdraw_anchor(self, session: Session, anchor: Anchor) -> None:
         """Have the node forget an old anchor's router, prefixes and routes at once (RFC 5213 section 6.12)."""
         gone = tuple(AdvertisedPrefix(prefix, 0, 0) for prefix in anchor.prefixes)
-        self._show(session, anchor.router, gone, 0, Preference.MEDIUM, anchor.local_networks)
+        self._show_anchor(session, anchor, gone, 0, Preference.MEDIUM)
 
     def withdraw_all(self, session: Session) -> None:
         """Have the node forget every router it has been shown here."""
         for anchor in session.anchors:
             self.withdraw_anchor(session, anchor)
-        self._show(session, session.router, (AdvertisedPrefix(session.prefix, 0, 0),), 0, Preference.MEDIUM)
+        if session.is_fixed:
+            return
+        gone = (AdvertisedPrefix(session.prefix, 0, 0),)
+        self._show(session, session.router, gone, 0, Preference.MEDIUM, resolvers=self._own_resolvers)
+
+    def _resolvers_in(self, networks: Iterable[IPv6Network]) -> tuple[IPv6Address, ...]:
+        found = tuple(networks)
+        return tuple(each for each in self._core.settings.domain.resolvers if any(each in network for network in found))
+
+    def _show_anchor(
+        self,
+        session: Session,
+        anchor: Anchor,
+        prefixes: tuple[AdvertisedPrefix, ...],
+        router_lifetime_s: int,
+        preference: Preference,
+    ) -> None:
+        networks = anchor.local_networks
+        resolvers = self._resolvers_in(networks)
+        self._show(session, anchor.router, prefixes, router_lifetime_s, preference, networks, resolvers)
 
     def _show(
         self,
@@ -61,9 +112,11 @@ class Advertising:
         router_lifetime_s: int,
         preference: Preference,
         routes: tuple[IPv6Network, ...] = (),
+        resolvers: tuple[IPv6Address, ...] = (),
     ) -> None:
         if router is None or session.interface is None:
             return
+        every_s = self._core.settings.domain.lifetimes.advertise_every_s
         mtu = self._core.settings.mtu  # one value on all DLIFs of a host: the last one it hears counts
         self._core.emit(
             Advertise(
@@ -76,5 +129,7 @@ class Advertising:
                 mtu=mtu,
                 routes=routes,
                 route_lifetime_s=router_lifetime_s,
+                resolvers=resolvers,
+                resolver_lifetime_s=_RESOLVER_INTERVALS * every_s if router_lifetime_s else 0,
             )
         )

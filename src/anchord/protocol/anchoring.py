@@ -1,5 +1,8 @@
 """The anchoring gateway of a node that is elsewhere (P-MAAR): it is told where, and forwards there.
 
+It is told by the CMD, which names the serving gateway in an option, or by the serving gateway itself (``direct.py``).
+The CMD is believed; a gateway only about a node and prefix that we know to belong together.
+
 Rules: RFC 8885 sections 3.2-3.5 and RFC 5213 section 5.3 for the receiver of a PBU, in the order given there.
 Deviations on purpose: several PBU* with different serving gateways are ordered by timestamp alone (decision 17), and
 a PBU* with lifetime 0 from the CMD ends the session here although we are not its Proxy-CoA (decision 20).
@@ -7,20 +10,24 @@ a PBU* with lifetime 0 from the CMD ends the session here although we are not it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv6Address
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Address, IPv6Network
 
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.exchange import judge_timestamp, sequence_is_newer, ticks_of
-from anchord.protocol.groups import face_options
+from anchord.protocol.groups import Anchor, face_options, write_group
 from anchord.protocol.identity import mn_id_text, session_key
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase, Session
+from anchord.protocol.settings import Mode
 from anchord.protocol.timers import Instant
 from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, BindingUpdate, BindingUpdateFlag, Status
 from anchord.wire.options import (
+    ALL_ZERO_PREFIX,
     AccessTechnologyType,
+    AnchoredPrefix,
+    Handoff,
     HandoffIndicator,
     HomeNetworkPrefix,
     LinkLocalAddress,
@@ -40,11 +47,13 @@ def echo_options(
 ) -> list[Option]:
     """What every PBA repeats of its PBU (RFC 5213 section 5.3.6).
 
-    A missing identifier is answered by an empty one, missing indicators by zero. ``ticks`` replaces the Timestamp's
-    value, ``prefixes`` the Home Network Prefix options.
+    A missing identifier is answered by an empty one, a missing prefix and missing indicators by zero. ``ticks``
+    replaces the Timestamp's value, ``prefixes`` the Home Network Prefix options.
     """
     options: list[Option] = [update.first(MobileNodeIdentifier) or MobileNodeIdentifier(MnIdSubtype.NAI, b"")]
-    options += update.all(HomeNetworkPrefix) if prefixes is None else prefixes
+    if prefixes is None:
+        prefixes = update.all(HomeNetworkPrefix) or [HomeNetworkPrefix(ALL_ZERO_PREFIX)]
+    options += prefixes
     options.append(update.first(HandoffIndicator) or HandoffIndicator(0))
     options.append(update.first(AccessTechnologyType) or AccessTechnologyType(0))
     stamp = update.first(Timestamp)
@@ -82,36 +91,52 @@ class _Request:
     key: str
     ticks: int
     serving: IPv6Address | None
+    source: IPv6Address
+    direct: bool  # from the serving gateway itself
 
 
 class AnchoringRole:
     """Everything a gateway does for nodes that hold one of its prefixes elsewhere."""
 
-    def __init__(self, core: GatewayCore) -> None:
+    def __init__(
+        self,
+        core: GatewayCore,
+        abandon: Callable[[Session], None],
+        lose_anchor: Callable[[Session, IPv6Address, Instant], None],
+    ) -> None:
+        """``abandon``: stops what the serving role does for a node; ``lose_anchor``: it serves without that anchor."""
         self._core = core
         self._domain = core.settings.domain
+        self._abandon = abandon
+        self._lose_anchor = lose_anchor
 
-    def updated(self, update: BindingUpdate, now: Instant) -> None:
-        """A PBU* from the CMD: a node of ours is somewhere else, or its session is over."""
-        verdict = self._check(update, now)
+    def updated(self, update: BindingUpdate, source: IPv6Address, now: Instant) -> None:
+        """A PBU* from the CMD or a PBU from a gateway: a node of ours is somewhere else, or its session is over."""
+        verdict = self._check(update, source, now)
         if isinstance(verdict, Status):
-            self._refuse(update, verdict, now)
+            self._refuse(update, source, verdict, now)
             return
         session = self._core.sessions.get(verdict.key)
-        if update.lifetime_s == 0:
+        if session is not None and session.is_fixed:
+            self._refuse(update, source, Status.NOT_LMA_FOR_THIS_MOBILE_NODE, now)  # its LMA is, by policy
+        elif update.lifetime_s == 0:
             self._end(verdict, session, now)
+        elif session is None and verdict.direct:
+            self._refuse(update, source, Status.NOT_LMA_FOR_THIS_MOBILE_NODE, now)
         elif session is None:
             self._recreate(verdict, now)
         elif verdict.ticks and verdict.ticks <= session.ticks and not self._is_repetition(verdict, session):
-            self._refuse(update, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
+            self._refuse(update, source, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
+        elif verdict.direct and not self._is_theirs(verdict, session):
+            self._refuse(update, source, Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX, now)
         elif not verdict.ticks and not sequence_is_newer(update.sequence, session.told_sequence):
             # RFC 6275 section 9.5.1: where no timestamps are in use, sequence numbers order the CMD's updates.
-            self._refuse(update, Status.SEQUENCE_NUMBER_OUT_OF_WINDOW, now, session.told_sequence)
+            self._refuse(update, source, Status.SEQUENCE_NUMBER_OUT_OF_WINDOW, now, session.told_sequence)
         else:
             self._export(verdict, session, now)
 
-    def _check(self, update: BindingUpdate, now: Instant) -> _Request | Status:
-        """RFC 5213 section 5.3.1, in its order; the CMD's authority has been established by its address."""
+    def _check(self, update: BindingUpdate, source: IPv6Address, now: Instant) -> _Request | Status:
+        """RFC 5213 section 5.3.1, in its order; the sender's authority has been established by its address."""
         mn_id = update.first(MobileNodeIdentifier)
         if mn_id is None or not mn_id.identifier:
             return Status.MISSING_MN_IDENTIFIER_OPTION
@@ -131,11 +156,13 @@ class AnchoringRole:
         missing = self._missing_option(update)
         if missing is not None:
             return missing
-        serving = update.first(ServingMaar)
-        if update.lifetime_s and (serving is None or serving.address not in self._domain.gateways):
+        named = update.first(ServingMaar)
+        direct = source != self._domain.central
+        serving = source if direct else None if named is None else named.address
+        if update.lifetime_s and serving not in self._domain.gateways and serving not in self._domain.lmas:
             # Decision 35: a PBU* without a usable Serving MAAR cannot be carried out.
             return Status.REASON_UNSPECIFIED
-        return _Request(update, mn_id, mac, key, ticks, serving.address if serving is not None else None)
+        return _Request(update, mn_id, mac, key, ticks, serving, source, direct)
 
     @staticmethod
     def _missing_option(update: BindingUpdate) -> Status | None:
@@ -146,6 +173,12 @@ class AnchoringRole:
         if update.first(AccessTechnologyType) is None:
             return Status.MISSING_ACCESS_TECH_TYPE_OPTION
         return None
+
+    @staticmethod
+    def _is_theirs(request: _Request, session: Session) -> bool:
+        """Whether a gateway asks for what we gave this node; all-zero asks whatever that is ("anchor known")."""
+        asked = [option.prefix for option in request.update.all(HomeNetworkPrefix)]
+        return asked in ([session.prefix], [ALL_ZERO_PREFIX])
 
     @staticmethod
     def _is_repetition(request: _Request, session: Session) -> bool:
@@ -165,7 +198,7 @@ class AnchoringRole:
             or not core.settings.me.owns(prefix)
             or not core.pool.claim(prefix, request.key)
         ):
-            self._refuse(request.update, Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX, now)
+            self._refuse(request.update, request.source, Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX, now)
             return
         router = core.face(request.key, request.mn_id, core.settings.me.name)
         session = Session(request.key, request.mn_id, request.mac, prefix, router, Phase.AWAY)
@@ -177,12 +210,9 @@ class AnchoringRole:
         core, domain = self._core, self._domain
         if request.serving == core.settings.me.address:
             # Decision 16 spares us this; answering changes nothing.
-            core.emit(Send(domain.central, self._acknowledgement(request, session)))
+            core.emit(Send(request.source, self._acknowledgement(request, session)))
             return
-        outstanding = core.exchanges.outstanding(domain.central, session.key)
-        newer_here = (
-            session.phase is Phase.REGISTERING and outstanding is not None and outstanding.ticks > request.ticks > 0
-        )
+        newer_here = self._is_newer_here(request, session)
         moved = session.phase is not Phase.AWAY or session.serving != request.serving
         session.serving = request.serving
         session.told_sequence = request.update.sequence
@@ -190,57 +220,114 @@ class AnchoringRole:
         lifetime_s = request.update.lifetime_s * domain.timing.dead_man_lifetimes
         session.expires_wall_s = now.wall_s + lifetime_s
         core.timers.set(("expire", session.key), now.monotonic_s + lifetime_s)
+        session.others = self._other_prefixes(request, session)
         if not newer_here:
             # Decision 17: at once, and whatever we had asked for earlier is void.
-            core.exchanges.cancel(domain.central, session.key)
-            for kind in ("refresh", "advertise", "fallback", "probe", "redeclare"):
-                core.timers.cancel((kind, session.key))
+            self._abandon(session)
             session.phase = Phase.AWAY
             session.anchors = ()
             if moved:
                 session.left_s = now.monotonic_s
             core.detach(session)
-        core.declare(session, Continuation(session.key, self._acknowledgement(request, session)))
+        to: tuple[IPv6Address, ...] = (request.source,)
+        if domain.mode is Mode.LOCATOR and not request.direct and request.serving is not None:
+            to = (request.serving, *to)  # the one that forwards first (RFC 8885 section 3.3)
+        core.declare(session, Continuation(session.key, self._acknowledgement(request, session), to))
         core.persist(session)
+        if not newer_here and moved:
+            core.timers.set(("idle", session.key), now.monotonic_s + domain.timing.idle_release_s)
         if moved:
             core.report("exported", mn=mn_id_text(session.mn_id), prefix=str(session.prefix), to=str(session.serving))
 
+    def _is_newer_here(self, request: _Request, session: Session) -> bool:
+        """Whether we have asked the CMD for this node ourselves since what we are told now was true."""
+        if session.phase is not Phase.REGISTERING or self._domain.central is None:
+            return False
+        outstanding = self._core.exchanges.outstanding(self._domain.central, session.key)
+        return outstanding is not None and outstanding.ticks > request.ticks > 0
+
+    def _other_prefixes(self, request: _Request, session: Session) -> tuple[IPv6Network, ...]:
+        """What else the node holds (RFC 8885 section 4.3), as far as we are told, or served it with until now."""
+        prefixes = [option.prefix for option in request.update.all(AnchoredPrefix)]
+        handoff = request.update.first(HandoffIndicator)
+        if request.direct and handoff is not None and handoff.value != Handoff.UNCHANGED:
+            # Who has just begun to ask by itself knows less than we do.
+            prefixes += [prefix for anchor in session.anchors for prefix in anchor.prefixes]
+            prefixes += session.others
+        others = dict.fromkeys(prefix for prefix in prefixes if prefix != session.prefix)
+        return tuple(others)[: self._domain.limits.anchors_per_host]
+
     def _acknowledgement(self, request: _Request, session: Session) -> BindingAcknowledgement:
-        """Our prefix, the Serving MAAR echoed (decision 3), our face and our local networks (decisions 2 and 27)."""
+        """Our prefix, the Serving MAAR echoed (decision 3), our face and our local networks (decisions 2 and 27).
+
+        A serving gateway that asked us itself is also told of every other anchor.
+        """
         own: list[Option] = [HomeNetworkPrefix(session.prefix)]
         options = echo_options(request.update, prefixes=own)
-        if request.serving is not None:
+        if request.serving is not None and not request.direct:
             options.append(ServingMaar(request.serving))
         options += face_options(session.router, self._core.settings.me.local_networks)
+        if request.direct:
+            for anchor in self._others(session):
+                if anchor.maar != request.source:
+                    options += write_group(anchor)
         return BindingAcknowledgement(
             int(Status.ACCEPTED), request.update.sequence, request.update.lifetime_s, PBA_FLAGS, tuple(options)
         )
 
+    def _others(self, session: Session) -> list[Anchor]:
+        """The gateways that anchor what else the node holds, as far as we were told."""
+        found: dict[IPv6Address, Anchor] = {}
+        for prefix in session.others:
+            owner = self._domain.anchor_of(prefix)
+            if owner is not None and owner.address != self._core.settings.me.address:
+                known = found.get(owner.address, Anchor(owner.address, ()))
+                found[owner.address] = replace(known, prefixes=(*known.prefixes, prefix))
+        return list(found.values())
+
     def _end(self, request: _Request, session: Session | None, now: Instant) -> None:
         """P5: the session is over; saying so again is answered again (decision 20)."""
         if session is not None and request.ticks and request.ticks <= session.ticks:
-            self._refuse(request.update, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
+            self._refuse(request.update, request.source, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
             return
-        if session is not None and session.phase is Phase.AWAY:
+        if request.direct and session is not None and session.phase is Phase.SERVING:
+            # The other way round: an anchor gives up its part of a node that we serve (decision 18).
+            self._lose_anchor(session, request.source, now)
+        elif request.direct and session is not None and session.serving != request.source:
+            # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
+            self._core.counters.of(request.source).drop("deregistration-not-serving")
+            return
+        elif session is not None and (session.phase is Phase.AWAY or session.withheld):
+            self._abandon(session)
             self._core.report("released", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
             self._core.close(session, now)
         options = tuple(echo_options(request.update))
         self._core.emit(
             Send(
-                self._domain.central,
+                request.source,
                 BindingAcknowledgement(int(Status.ACCEPTED), request.update.sequence, 0, PBA_FLAGS, options),
             )
         )
 
-    def installed(self, session: Session | None, ack: BindingAcknowledgement, error: str | None) -> None:
-        """The kernel has the tunnel: only now the CMD may say so (or: it has not, and must not)."""
+    def installed(self, session: Session | None, then: Continuation, error: str | None) -> None:
+        """The kernel has the tunnel: only now we may say so (or: it has not, and we must not)."""
+        ack = then.acknowledgement
+        assert ack is not None
         if error is not None:
             self._core.counters.count("forwarding.failed")
             name = mn_id_text(session.mn_id) if session is not None else "?"
             self._core.report("forwarding-failed", "error", mn=name, error=error)
             ack = BindingAcknowledgement(int(Status.INSUFFICIENT_RESOURCES), ack.sequence, 0, ack.flags, ack.options)
-        self._core.emit(Send(self._domain.central, ack))
+        for destination in then.to:
+            self._core.emit(Send(destination, ack))
 
-    def _refuse(self, update: BindingUpdate, status: Status, now: Instant, last_sequence: int | None = None) -> None:
-        self._core.counters.of(self._domain.central).refuse(status)
-        self._core.emit(Send(self._domain.central, refusal(update, status, now, last_sequence)))
+    def _refuse(
+        self,
+        update: BindingUpdate,
+        source: IPv6Address,
+        status: Status,
+        now: Instant,
+        last_sequence: int | None = None,
+    ) -> None:
+        self._core.counters.of(source).refuse(status)
+        self._core.emit(Send(source, refusal(update, status, now, last_sequence)))

@@ -1,13 +1,18 @@
-"""One mobility session as the CMD knows it: who serves it, who anchors what (RFC 8885 sections 3.1 and 3.2)."""
+"""Mobility sessions as the CMD knows them: who serves each, who anchors what (RFC 8885 sections 3.1 and 3.2)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.protocol.groups import Anchor
-from anchord.wire.options import MobileNodeIdentifier
+from anchord.protocol.identity import session_key
+from anchord.protocol.journal import address_text, prefix_text
+from anchord.protocol.settings import Mode
+from anchord.wire.messages import BindingUpdate
+from anchord.wire.options import MobileNodeIdentifier, MobileNodeLinkLayerIdentifier
 
 
 @dataclass(slots=True)
@@ -24,6 +29,11 @@ class Binding:
     access_technology: int = 0
     expires_wall_s: float = 0.0
     ending: bool = False  # de-registered; deleted when MinDelayBeforeBCEDelete is over
+    withheld: bool = False  # the serving gateway does not show its prefix: the budget of the node is spent
+    # Anchors that have not acknowledged who serves the node now; True: nor answered any of several questions.
+    unconfirmed: dict[IPv6Address, bool] = field(default_factory=dict)
+    # Prefixes given up, and until when the node may still have addresses of them (wall clock, seconds).
+    released: dict[IPv6Network, float] = field(default_factory=dict)
     confirmed_wall_s: dict[IPv6Address, float] = field(default_factory=dict)  # last PBA of each anchor
 
     def prefixes(self) -> list[IPv6Network]:
@@ -34,9 +44,51 @@ class Binding:
         """The entry of ``maar`` in the list of previous gateways."""
         return next((anchor for anchor in self.anchors if anchor.maar == maar), None)
 
+    def others(self, anchor: Anchor) -> list[IPv6Network]:
+        """What the node uses besides what ``anchor`` anchors, the serving gateway's prefix first."""
+        shown = () if self.withheld else self.serving.prefixes
+        return [*shown, *(p for other in self.anchors if other.maar != anchor.maar for p in other.prefixes)]
+
+    def announced(self, mode: Mode) -> list[Anchor]:
+        """The anchors that the serving gateway hears of.
+
+        Proxy mode believes that an anchor will agree until it has been silent for long; the others wait until it has
+        (decision 13).
+        """
+        if not self.unconfirmed:
+            return self.anchors
+        if mode is Mode.PROXY:
+            return [anchor for anchor in self.anchors if not self.unconfirmed.get(anchor.maar, False)]
+        return [anchor for anchor in self.anchors if anchor.maar not in self.unconfirmed]
+
+    def awaited(self) -> bool:
+        """Whether an anchor owes an answer that is worth waiting for."""
+        return any(not silent for silent in self.unconfirmed.values())
+
+    def unsettle(self) -> None:
+        """The node has moved: every anchor has to acknowledge that. Who was silent is not waited for once more."""
+        self.unconfirmed = {anchor.maar: self.unconfirmed.get(anchor.maar, False) for anchor in self.anchors}
+
+    def forget_released(self, now_wall_s: float) -> None:
+        """What the node has no addresses of any more takes nothing of its budget."""
+        if self.released:
+            self.released = {prefix: until for prefix, until in self.released.items() if until > now_wall_s}
+
+    def live(self) -> int:
+        """How many prefixes of the node's budget the anchors and what was released take (decision 18)."""
+        return sum(len(anchor.prefixes) for anchor in self.anchors) + len(self.released)
+
+    def release(self, anchor: Anchor, until_wall_s: float) -> None:
+        """Give up what ``anchor`` anchors; the node forgets its addresses only at ``until_wall_s``."""
+        self.anchors.remove(anchor)
+        self.unconfirmed.pop(anchor.maar, None)
+        self.confirmed_wall_s.pop(anchor.maar, None)
+        for prefix in anchor.prefixes:
+            self.released[prefix] = until_wall_s
+
     def to_json(self) -> dict[str, Any]:
-        """For the store."""
-        return {
+        """For the store; what is seldom there is left out, because every refresh writes this."""
+        value: dict[str, Any] = {
             "subtype": int(self.mn_id.subtype),
             "identifier": self.mn_id.identifier.hex(),
             "link_layer_id": None if self.link_layer_id is None else self.link_layer_id.hex(),
@@ -48,6 +100,13 @@ class Binding:
             "expires_wall_s": self.expires_wall_s,
             "ending": self.ending,
         }
+        if self.withheld:
+            value["withheld"] = True
+        if self.unconfirmed:
+            value["unconfirmed"] = {address_text(maar): silent for maar, silent in self.unconfirmed.items()}
+        if self.released:
+            value["released"] = {prefix_text(prefix): until for prefix, until in self.released.items()}
+        return value
 
     @classmethod
     def from_json(cls, key: str, value: dict[str, Any]) -> Binding:
@@ -64,4 +123,46 @@ class Binding:
             access_technology=value["access_technology"],
             expires_wall_s=value["expires_wall_s"],
             ending=value["ending"],
+            withheld=value.get("withheld", False),
+            unconfirmed={IPv6Address(maar): silent for maar, silent in value.get("unconfirmed", {}).items()},
+            released={IPv6Network(prefix): until for prefix, until in value.get("released", {}).items()},
         )
+
+
+class BindingCache:
+    """Every session that the CMD knows, by session key, and who holds which prefix."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, Binding] = {}
+        self._holders: dict[IPv6Network, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.by_key)
+
+    def find(self, update: BindingUpdate) -> Binding | None:
+        """The session that a PBU is about: by identity and interface, whatever its prefix (decision 6)."""
+        mn_id = update.first(MobileNodeIdentifier)
+        link_layer_id = update.first(MobileNodeLinkLayerIdentifier)
+        if mn_id is None:
+            return None
+        return self.by_key.get(session_key(mn_id, link_layer_id.identifier if link_layer_id else None))
+
+    def keep(self, binding: Binding) -> None:
+        """Enter a session, or what has become of it."""
+        self.by_key[binding.key] = binding
+        for prefix in binding.prefixes():
+            self._holders[prefix] = binding.key
+
+    def forget(self, binding: Binding) -> None:
+        """The session is over."""
+        self.let_go(binding.prefixes())
+        del self.by_key[binding.key]
+
+    def let_go(self, prefixes: Iterable[IPv6Network]) -> None:
+        """Nobody holds these any more."""
+        for prefix in prefixes:
+            self._holders.pop(prefix, None)
+
+    def may_hold(self, key: str, prefix: IPv6Network) -> bool:
+        """Whether no other session holds ``prefix``."""
+        return self._holders.get(prefix, key) == key

@@ -1,8 +1,8 @@
-"""The Central Mobility Database (CMD) in proxy mode as one object: inputs and the time in, outputs out.
+"""The Central Mobility Database (CMD) as one object: inputs and the time in, outputs out.
 
-It knows for every mobile node which gateway serves it and which others anchor prefixes it still holds. A gateway that
-registers a node is answered at once from that knowledge, and the anchors are told in parallel where the node is now
-(RFC 8885 section 3.4). Data packets never come here.
+It knows for every mobile node which gateway serves it and which others anchor prefixes it still holds. When a gateway
+registers a node, the anchors are told where it is now (``telling.py``) and the gateway is told who they are, before or
+after they have answered: that is the mode (``answering.py``; RFC 8885 sections 3.2-3.4). Data packets never come here.
 
 Where RFC 8885 contradicts RFC 5213: a PBU for a known node with a *new* prefix from another gateway is a handover, not
 a second session (RFC 8885 section 3.2 (2) against RFC 5213 section 5.4.1.1; decision 6); a PBU with lifetime 0 counts
@@ -11,84 +11,58 @@ only from the serving gateway (section 3.5).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from ipaddress import IPv6Address, IPv6Network
+from dataclasses import replace
+from ipaddress import IPv6Address
 from typing import Any
 
-from anchord.protocol.agreement import agreement_option, agrees
 from anchord.protocol.anchoring import PBA_FLAGS, echo_options, refusal
-from anchord.protocol.binding import Binding
+from anchord.protocol.answering import Answering
+from anchord.protocol.binding import Binding, BindingCache
+from anchord.protocol.checking import Checks, Request
 from anchord.protocol.counters import Counters
-from anchord.protocol.exchange import Exchange, Exchanges, judge_timestamp, sequence_is_newer, ticks_of
-from anchord.protocol.groups import Anchor, read_groups, split_groups, write_group
-from anchord.protocol.identity import derive_router, mn_id_text, session_key
+from anchord.protocol.exchange import Exchanges
+from anchord.protocol.groups import Anchor, read_groups
+from anchord.protocol.identity import derive_router, mn_id_text
 from anchord.protocol.inputs import Input, MessageDropped, MessageReceived
-from anchord.protocol.outputs import Output, Persist, Report, Send
-from anchord.protocol.registering import PBU_FLAGS
-from anchord.protocol.settings import CentralSettings, GatewayInfo
+from anchord.protocol.notifying import Notifying
+from anchord.protocol.outbox import Outbox
+from anchord.protocol.outputs import Output, Persist, Send
+from anchord.protocol.settings import CentralSettings, GatewayInfo, Mode
+from anchord.protocol.telling import Telling
 from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingError,
-    BindingErrorStatus,
     BindingUpdate,
-    BindingUpdateFlag,
     Status,
-    UnknownMessage,
+    UpdateNotificationAcknowledgement,
 )
-from anchord.wire.options import (
-    ALL_ZERO_PREFIX,
-    AccessTechnologyType,
-    AnchoredPrefix,
-    Handoff,
-    HandoffIndicator,
-    HomeNetworkPrefix,
-    LinkLocalAddress,
-    MalformedOption,
-    MobileNodeIdentifier,
-    MobileNodeLinkLayerIdentifier,
-    Option,
-    ServingMaar,
-    Timestamp,
-)
+from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, HandoffIndicator
 
-# What a PBA takes besides its groups: header, echoed options, some Home Network Prefixes (decision 33).
-FIXED_BYTES = 180
-# What an anchor may refuse and grant when asked again (decision 13).
-_MENDABLE = (
-    Status.SEQUENCE_NUMBER_OUT_OF_WINDOW,
-    Status.TIMESTAMP_MISMATCH,
-    Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED,
-)
+# The least that the wire can carry (RFC 6275 section 6.1.7).
+LEAST_LIFETIME_S = 4
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A PBU that passed all checks."""
-
-    update: BindingUpdate
-    gateway: GatewayInfo
-    mn_id: MobileNodeIdentifier
-    link_layer_id: bytes | None
-    key: str
-    ticks: int
-    prefixes: tuple[IPv6Network, ...]
-    binding: Binding | None
-
-
-class Central:
+class Central(Outbox):
     """The protocol of the CMD. Not thread-safe; never blocks; never raises on anything that arrives."""
 
     def __init__(self, settings: CentralSettings) -> None:
         domain = settings.domain
+        super().__init__(Counters(tuple(domain.gateways)))
         self.settings = settings
         self._domain = domain
-        self.bindings: dict[str, Binding] = {}  # by session key; for reading only
-        self.counters = Counters(tuple(domain.gateways))
-        self._holders: dict[IPv6Network, str] = {}
-        self._exchanges = Exchanges(domain.timing, domain.limits)
+        self._cache = BindingCache()
+        self._checks = Checks(settings, self._cache, self.counters)
+        self._answering = Answering(domain, self._cache, self)
+        self._exchanges = Exchanges(domain.timing, domain.limits, self.counters)
+        self._notifying = Notifying(domain, self._exchanges, self)
+        self._telling = Telling(domain, self._cache, self._exchanges, self._answering, self._notifying, self)
         self._timers: Timers[tuple[str, str]] = Timers()
-        self._outputs: list[Output] = []
+
+    @property
+    def bindings(self) -> dict[str, Binding]:
+        """All sessions, by session key; for reading only."""
+        return self._cache.by_key
 
     # Life
 
@@ -98,10 +72,19 @@ class Central:
             self._exchanges.restore_sequence(IPv6Address(peer), int(value["reserved"]))
         for key, value in store.get("binding", {}).items():
             binding = Binding.from_json(key, value)
-            self._keep(binding)
+            self._cache.keep(binding)
             delay_s = max(binding.expires_wall_s - now.wall_s, 0.0)
             self._timers.set(("expire", key), now.monotonic_s + delay_s)
-        return self._take_outputs()
+            if not binding.ending:
+                self._ask_again(binding, now)
+        return self.take_outputs()
+
+    def _ask_again(self, binding: Binding, now: Instant) -> None:
+        """Who had not acknowledged where the node is may never have been told."""
+        lifetime_s = int(binding.expires_wall_s - now.wall_s)
+        for anchor in binding.anchors:
+            if anchor.maar in binding.unconfirmed and lifetime_s >= LEAST_LIFETIME_S:
+                self._telling.tell(binding, anchor, lifetime_s, now)
 
     def handle(self, event: Input, now: Instant) -> list[Output]:
         """One input."""
@@ -110,11 +93,12 @@ class Central:
         elif isinstance(event, MessageDropped):
             self.counters.heard(event.source, now)
             self.counters.of(event.source).drop(event.cause)
-        return self._take_outputs()
+        return self.take_outputs()
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        times = [t for t in (self._timers.next_s(), self._exchanges.next_s()) if t is not None]
+        clocks = (self._timers, self._exchanges, self._answering, self._notifying)
+        times = [t for clock in clocks if (t := clock.next_s()) is not None]
         return min(times) if times else None
 
     def handle_timers(self, now: Instant) -> list[Output]:
@@ -123,356 +107,225 @@ class Central:
             binding = self.bindings.get(exchange.session)
             if binding is None and exchange.tries > self._domain.limits.end_tries:
                 # The anchor's own dead-man timer frees what we cannot (decision 19).
-                self._exchanges.forget(exchange.session, exchange.peer)
+                self._exchanges.cancel(exchange.peer, exchange.session)
                 continue
             if exchange.tries > 1:
                 self.counters.of(exchange.peer).repeated += 1
             if binding is not None:
                 # The anchor will remember this timestamp: a gateway's next PBU has to be newer (decision 11).
                 binding.ticks = max(binding.ticks, exchange.ticks)
-            self._emit(*outputs)
+                self._telling.repeats(exchange, binding, now)
+            self.emit(*outputs)
+        self._answering.due(now)
+        self._notifying.due(now)
         while (item := self._timers.pop_due(now.monotonic_s)) is not None:
             binding = self.bindings.get(item[1])
             if binding is not None and binding.ending:
                 self._end(binding, now)
             elif binding is not None:
                 self._ends_soon(binding, now)
-        return self._take_outputs()
+        return self.take_outputs()
 
     # Inputs
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
-        """RFC 5213 section 5.3.1 (1), RFC 6275 section 9.2: only configured peers are looked at."""
-        counters = self.counters.of(event.source)
-        self.counters.heard(event.source, now)
-        message = event.message
-        gateway = self._domain.gateways.get(event.source)
-        if gateway is None:
-            counters.drop("unconfigured-peer")
-        elif isinstance(message, UnknownMessage):
-            counters.drop("unknown-type")
-            if event.unicast:
-                self._emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))
-        elif isinstance(message, BindingError):
-            counters.drop(f"binding-error.{message.status}")
-        else:
-            for option in message.options:
-                if isinstance(option, MalformedOption):
-                    counters.drop(f"malformed-option.{option.kind}")
-            if isinstance(message, BindingUpdate):
-                self._update(message, gateway, event.unicast, now)
-            else:
-                self._acknowledged(message, gateway, now)
-
-    def _update(self, update: BindingUpdate, gateway: GatewayInfo, unicast: bool, now: Instant) -> None:
-        wanted = BindingUpdateFlag.PROXY | BindingUpdateFlag.ACKNOWLEDGE
-        if not unicast or update.flags & wanted != wanted:
-            self.counters.of(gateway.address).drop("not-a-proxy-update")
+        message = self.admit(event, now)
+        if isinstance(event.message, BindingError):
+            self._notifying.refused(event.source, event.message)
+        if message is None:
             return
-        verdict = self._check(update, gateway, now)
-        if isinstance(verdict, _Request):
+        gateway = self._domain.gateways[event.source]
+        if isinstance(message, BindingUpdate):
+            self._update(message, gateway, now)
+        elif isinstance(message, BindingAcknowledgement):
+            self._telling.acknowledged(message, gateway, now)
+        elif isinstance(message, UpdateNotificationAcknowledgement):
+            self._notifying.acknowledged(event.source, message)
+        else:
+            self.unrecognized(event)
+
+    def _update(self, update: BindingUpdate, gateway: GatewayInfo, now: Instant) -> None:
+        verdict = self._checks.check(update, gateway, now)
+        if isinstance(verdict, Request):
             self._accept(verdict, now)
             return
         self.counters.of(gateway.address).refuse(verdict)
         last = None
         if verdict is Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
-            binding = self._find(update)
+            binding = self._cache.find(update)
             last = binding.sequence if binding is not None else None
-        self._emit(Send(gateway.address, refusal(update, verdict, now, last)))
-
-    def _find(self, update: BindingUpdate) -> Binding | None:
-        mn_id = update.first(MobileNodeIdentifier)
-        link_layer_id = update.first(MobileNodeLinkLayerIdentifier)
-        if mn_id is None:
-            return None
-        return self.bindings.get(session_key(mn_id, link_layer_id.identifier if link_layer_id else None))
-
-    # The checks, in the order of RFC 5213 section 5.3.1
-
-    def _check(  # noqa: PLR0911 - one return for each status, in the order that the RFC prescribes
-        self, update: BindingUpdate, gateway: GatewayInfo, now: Instant
-    ) -> _Request | Status:
-        mn_id = update.first(MobileNodeIdentifier)
-        if mn_id is None or not mn_id.identifier:
-            return Status.MISSING_MN_IDENTIFIER_OPTION  # (4)
-        if not update.flags & BindingUpdateFlag.DISTRIBUTED:
-            return Status.ADMINISTRATIVELY_PROHIBITED  # decision 21: we are no plain LMA
-        if self.settings.listed is not None and mn_id.identifier not in self.settings.listed:
-            return Status.NOT_LMA_FOR_THIS_MOBILE_NODE  # (7)
-        binding = self._find(update)
-        stamp = update.first(Timestamp)
-        order = self._check_order(update, gateway, binding, stamp, now)  # (9)
-        if order is not None:
-            return order
-        prefixes = tuple(option.prefix for option in update.all(HomeNetworkPrefix))
-        if not prefixes:
-            return Status.MISSING_HOME_NETWORK_PREFIX_OPTION  # (10)
-        if update.first(HandoffIndicator) is None:
-            return Status.MISSING_HANDOFF_INDICATOR_OPTION  # (11)
-        if update.first(AccessTechnologyType) is None:
-            return Status.MISSING_ACCESS_TECH_TYPE_OPTION  # (12)
-        link_layer_id = update.first(MobileNodeLinkLayerIdentifier)
-        identifier = link_layer_id.identifier if link_layer_id is not None else None
-        key = session_key(mn_id, identifier)
-        if not self._may_hold(key, prefixes, gateway):
-            return Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX
-        if binding is not None and self._is_foreign_set(binding, update, gateway, prefixes):
-            return Status.BCE_PBU_PREFIX_SET_DO_NOT_MATCH
-        if binding is None and len(self.bindings) >= self._domain.limits.bindings:
-            self.counters.count("limit.bindings")
-            return Status.INSUFFICIENT_RESOURCES
-        ticks = stamp.ticks if stamp is not None else 0
-        return _Request(update, gateway, mn_id, identifier, key, ticks, prefixes, binding)
-
-    def _check_order(
-        self,
-        update: BindingUpdate,
-        gateway: GatewayInfo,
-        binding: Binding | None,
-        stamp: Timestamp | None,
-        now: Instant,
-    ) -> Status | None:
-        """RFC 5213 section 5.5: by timestamp, or by sequence number where there is none (RFC 6275 section 9.5.1)."""
-        if stamp is None:
-            # One counter for each pair of nodes: another gateway's number says nothing (decision 8).
-            same = binding is not None and binding.serving.maar == gateway.address
-            if same and binding is not None and not sequence_is_newer(update.sequence, binding.sequence):
-                return Status.SEQUENCE_NUMBER_OUT_OF_WINDOW
-            return None
-        last = binding.ticks if binding is not None else 0
-        if binding is not None and stamp.ticks == last and update.sequence == binding.sequence:
-            return None  # decision 11: the same message again is answered again
-        return judge_timestamp(stamp.ticks, last, now.wall_s, self._domain.timing.timestamp_window_s)
-
-    def _may_hold(self, key: str, prefixes: tuple[IPv6Network, ...], gateway: GatewayInfo) -> bool:
-        """Decision 5: every prefix lies in the pool of the gateway that asks, and no other node holds it."""
-        if ALL_ZERO_PREFIX in prefixes:
-            return False
-        return all(gateway.owns(p) and self._holders.get(p, key) == key for p in prefixes)
-
-    @staticmethod
-    def _is_foreign_set(
-        binding: Binding, update: BindingUpdate, gateway: GatewayInfo, prefixes: tuple[IPv6Network, ...]
-    ) -> bool:
-        """Decision 6: a *refresh* by the serving gateway has to name the prefixes of the session."""
-        handoff = update.first(HandoffIndicator)
-        refresh = handoff is not None and handoff.value == Handoff.UNCHANGED
-        same_gateway = binding.serving.maar == gateway.address
-        return refresh and same_gateway and sorted(prefixes) != sorted(binding.serving.prefixes)
+        self.emit(Send(gateway.address, refusal(update, verdict, now, last)))
 
     # Registration
 
-    def _accept(self, request: _Request, now: Instant) -> None:
+    def _accept(self, request: Request, now: Instant) -> None:
         """RFC 5213 section 5.3.1 (13), with the BCE test of decision 6: by node, whatever the prefix."""
         update, binding = request.update, request.binding
         if update.lifetime_s == 0:
             self._deregister(request, now)
             return
         if binding is not None and request.ticks and request.ticks == binding.ticks:
-            self._answer(request, binding)
+            if self._answering.is_gathering(binding):
+                self.counters.of(request.gateway.address).drop("repeated-while-gathering")
+            else:
+                self._answering.answer(binding, request)
             return
+        moved = binding is None or binding.serving.maar != request.gateway.address
+        dismissed: list[Anchor] = []
+        binding = self._register(request, dismissed, now)
+        lifetime_s = min(update.lifetime_s, self._domain.lifetimes.binding_s)
+        binding.expires_wall_s = now.wall_s + lifetime_s
+        self._timers.set(("expire", binding.key), now.monotonic_s + lifetime_s)
+        self._notifying.answered(binding.key)
+        if self._domain.mode is Mode.PROXY:
+            # Answer first: the node waits for this one (RFC 8885 section 3.4).
+            self._persist(binding)
+            self._answering.answer(binding, request)
+            self._telling.tell_anchors(binding, moved, lifetime_s, now)
+        else:
+            # Ask first: the node waits for the slowest anchor (RFC 8885 section 3.2).
+            awaited = self._telling.tell_anchors(binding, moved, lifetime_s, now)
+            self._persist(binding)
+            if awaited:
+                self._answering.gather(binding, request, now)
+            else:
+                self._answering.answer(binding, request)
+        for anchor in dismissed:
+            self._telling.dismiss(binding, anchor, now)
+
+    def _register(self, request: Request, dismissed: list[Anchor], now: Instant) -> Binding:
+        """What has become of the session. Who has to be told that it has no part in it any more is ``dismissed``."""
+        update, binding = request.update, request.binding
         face = read_groups(request.gateway.address, update.options).own
         serving = replace(face, prefixes=request.prefixes)
-        released: list[Anchor] = []
         before = [] if binding is None else binding.prefixes()
+        if binding is not None:
+            binding.forget_released(now.wall_s)
         if binding is None:
             binding = Binding(request.key, request.mn_id, request.link_layer_id, serving)
-            moved = False
+            known = False
+        elif binding.serving.maar != serving.maar:
+            known = self._hand_over(binding, serving, dismissed, now)
         else:
-            moved = binding.serving.maar != serving.maar
-            if moved:
-                released = self._hand_over(binding, serving)
-            else:
-                binding.serving = replace(serving, router=serving.router or binding.serving.router)
-        for prefix in before:
-            self._holders.pop(prefix, None)  # _keep enters again what the node still holds
+            binding.serving = replace(serving, router=serving.router or binding.serving.router)
+            known = not binding.withheld
+        if request.binding is None or update.first(HandoffIndicator) != HandoffIndicator(Handoff.UNCHANGED):
+            self._remember_anchors(binding, update)
+        self._keep_budget(binding, known, dismissed, now)
+        self._cache.let_go(before)  # keep() enters again what the node still holds
+        self._cache.keep(binding)
         binding.ending = False
         binding.ticks = max(request.ticks, binding.ticks)
         binding.sequence = update.sequence
         technology = update.first(AccessTechnologyType)
         binding.access_technology = technology.value if technology is not None else 0
-        lifetime_s = min(update.lifetime_s, self._domain.lifetimes.binding_s)
-        binding.expires_wall_s = now.wall_s + lifetime_s
-        self._timers.set(("expire", binding.key), now.monotonic_s + lifetime_s)
-        if request.binding is None:
-            self._remember_anchors(binding, update)
-        self._keep(binding)
-        self._persist(binding)
-        # Answer first: the node waits for this one (RFC 8885 section 3.4).
-        self._answer(request, binding)
-        for anchor in released:
-            self._tell(binding, anchor, 0, now)
-        self._tell_anchors(binding, moved, lifetime_s, now)
+        return binding
 
-    def _hand_over(self, binding: Binding, serving: Anchor) -> list[Anchor]:
+    def _hand_over(self, binding: Binding, serving: Anchor, dismissed: list[Anchor], now: Instant) -> bool:
         """RFC 8885 section 3.2 (2): the gateway just left becomes an anchor; an anchor that serves again is none.
 
-        Returns anchors that exceed the limit of the node and have to be released, oldest first (RFC 8885 section 6).
+        A gateway that was not allowed to show its prefix anchors nothing: it is ``dismissed``. Returns whether the
+        node has addresses of the new gateway's prefix already.
         """
-        left = binding.serving
-        binding.anchors = [a for a in binding.anchors if a.maar not in (serving.maar, left.maar)]
-        binding.anchors.append(left)
-        binding.serving = serving
+        left, returned = binding.serving, binding.anchor(serving.maar)
+        known = [] if returned is None else [*returned.prefixes]
+        if returned is not None:
+            binding.release(returned, now.wall_s + self._domain.lifetimes.valid_s)
         # A PBU* that still waits at the new serving gateway's is void: it is no anchor of this node now (decision 16).
         self._exchanges.cancel(serving.maar, binding.key)
-        surplus = len(binding.anchors) + 1 - self._domain.limits.anchors_per_host
-        released, binding.anchors = binding.anchors[: max(surplus, 0)], binding.anchors[max(surplus, 0) :]
-        return released
+        if binding.withheld:
+            dismissed.append(left)
+        else:
+            binding.anchors.append(left)
+        binding.serving = serving
+        binding.withheld = False
+        binding.unsettle()
+        return all(prefix in known for prefix in serving.prefixes)
+
+    def _keep_budget(self, binding: Binding, known: bool, dismissed: list[Anchor], now: Instant) -> None:
+        """Decision 18 a: so many prefixes of a node live, given up ones included until its addresses are gone.
+
+        When they are spent the node gets no new one, and the newest old one stays preferred. Giving one up makes room
+        only when its lifetime is over, so it is the oldest, and one at a time.
+        """
+        if binding.released:
+            for prefix in binding.serving.prefixes:
+                known = binding.released.pop(prefix, None) is not None or known
+        if known:
+            binding.withheld = False
+            return
+        live = binding.live() + len(binding.serving.prefixes)
+        withheld = live > self._domain.limits.anchors_per_host
+        if withheld and not binding.withheld:
+            self.counters.count("limit.prefixes")
+            self.report("prefix-withheld", mn=mn_id_text(binding.mn_id), gateway=str(binding.serving.maar))
+        binding.withheld = withheld
+        if withheld and not binding.released and len(binding.anchors) > 1:
+            oldest = binding.anchors[0]
+            binding.release(oldest, now.wall_s + self._domain.lifetimes.valid_s)
+            self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(oldest.maar), cause="budget")
+            dismissed.append(oldest)
 
     def _remember_anchors(self, binding: Binding, update: BindingUpdate) -> None:
-        """Decision 26: we lost our store; a refresh lists what the node retains.
+        """Decision 26: a refresh lists what the node retains, and so does a gateway that had to go on without us.
 
-        Pools are exclusive, so each prefix names its anchor.
+        Pools are exclusive, so each prefix names its anchor. What was given up is not taken back.
         """
         for option in update.all(AnchoredPrefix):
             owner = self._domain.anchor_of(option.prefix)
-            if owner is None or owner.address == binding.serving.maar:
+            if owner is None or owner.address == binding.serving.maar or option.prefix in binding.released:
                 continue
             known = binding.anchor(owner.address)
-            if known is not None or self._holders.get(option.prefix, binding.key) != binding.key:
+            if known is not None or not self._cache.may_hold(binding.key, option.prefix):
                 continue
             router = derive_router(self._domain.secret, owner.name, binding.mn_id)
             binding.anchors.append(Anchor(owner.address, (option.prefix,), router, owner.local_networks))
-
-    def _answer(self, request: _Request, binding: Binding) -> None:
-        """RFC 5213 section 5.3.6 and RFC 8885 section 3.4: one group of options for each anchor."""
-        echoed = [_link_local(option, binding) for option in echo_options(request.update)]
-        same = agrees(request.update.options, self._domain.digest)
-        if self.counters.agreement(request.gateway.address, same):
-            self._emit(Report("domain-differs", "error", {"peer": str(request.gateway.address)}))
-        lifetime_s = min(request.update.lifetime_s, self._domain.lifetimes.binding_s)
-        for part in split_groups(binding.anchors, FIXED_BYTES):
-            options: list[Option] = [*echoed]
-            if same is not None:
-                options += agreement_option(self._domain.digest)
-            for anchor in part:
-                options += write_group(anchor)
-            acknowledgement = BindingAcknowledgement(
-                int(Status.ACCEPTED), request.update.sequence, lifetime_s, PBA_FLAGS, tuple(options)
-            )
-            self._emit(Send(request.gateway.address, acknowledgement))
-
-    # Telling the anchors
-
-    def _tell_anchors(self, binding: Binding, moved: bool, lifetime_s: int, now: Instant) -> None:
-        """PBU* to every anchor after a handover (RFC 8885 section 3.2), and to re-arm its dead-man timer in time."""
-        for anchor in binding.anchors:
-            confirmed = binding.confirmed_wall_s.get(anchor.maar, 0.0)
-            if moved or now.wall_s - confirmed > lifetime_s:
-                self._tell(binding, anchor, lifetime_s, now)
-
-    def _tell(self, binding: Binding, anchor: Anchor, lifetime_s: int, now: Instant) -> None:
-        """One PBU*, with the anchor's own prefix (decision 7) and the timestamp of decision 11."""
-        if lifetime_s and anchor.maar == binding.serving.maar:
-            return
-        ticks = 0
-        options: list[Option] = [binding.mn_id]
-        options += [HomeNetworkPrefix(prefix) for prefix in anchor.prefixes]
-        options += [HandoffIndicator(Handoff.UNKNOWN), AccessTechnologyType(binding.access_technology)]
-        if self._domain.timestamps:
-            # The serving gateway's stamp on a handover; our own time, and newer, in whatever we say by ourselves.
-            ticks = binding.ticks
-            if not lifetime_s or self._last_told(binding, anchor) >= ticks:
-                ticks = max(ticks_of(now.wall_s), ticks + 1)
-                binding.ticks = ticks
-            options.append(Timestamp(ticks))
-        if binding.link_layer_id is not None:
-            options.append(MobileNodeLinkLayerIdentifier(binding.link_layer_id))
-        if lifetime_s:
-            options.append(ServingMaar(binding.serving.maar))
-        message = BindingUpdate(0, lifetime_s, PBU_FLAGS, tuple(options))
-        self._emit(*self._exchanges.start(anchor.maar, binding.key, message, ticks, now))
-
-    def _last_told(self, binding: Binding, anchor: Anchor) -> int:
-        exchange = self._exchanges.outstanding(anchor.maar, binding.key)
-        return exchange.ticks if exchange is not None else 0
-
-    def _acknowledged(self, ack: BindingAcknowledgement, gateway: GatewayInfo, now: Instant) -> None:
-        """A P-MAAR's PBA closes the operation (RFC 8885 section 3.4)."""
-        counters = self.counters.of(gateway.address)
-        exchange = self._exchanges.match(gateway.address, ack)
-        if exchange is None:
-            counters.drop("unmatched-ack")
-            return
-        echoed = ack.first(MobileNodeIdentifier)
-        if echoed != exchange.message.first(MobileNodeIdentifier):
-            counters.drop("echo-mismatch")
-            return
-        named = ack.first(ServingMaar)
-        asked = exchange.message.first(ServingMaar)
-        if named is not None and named != asked:
-            counters.drop("stale-serving-maar")  # decision 3
-            return
-        binding = self.bindings.get(exchange.session)
-        if ack.status >= 128:
-            counters.refuse(ack.status)
-            self._anchor_refused(binding, exchange, ack, now)
-            return
-        self._exchanges.cancel(gateway.address, exchange.session)
-        if binding is None or not exchange.message.lifetime_s:
-            self._exchanges.forget(exchange.session, gateway.address)
-        else:
-            self._anchor_confirmed(binding, ack, gateway, now)
-
-    def _anchor_confirmed(
-        self, binding: Binding, ack: BindingAcknowledgement, gateway: GatewayInfo, now: Instant
-    ) -> None:
-        anchor = binding.anchor(gateway.address)
-        if anchor is None:
-            return
-        binding.confirmed_wall_s[gateway.address] = now.wall_s
-        face = read_groups(gateway.address, ack.options).own
-        told = replace(anchor, router=face.router or anchor.router, local_networks=face.local_networks)
-        if told != anchor:
-            binding.anchors[binding.anchors.index(anchor)] = told
-            self._persist(binding)
-
-    def _anchor_refused(
-        self, binding: Binding | None, exchange: Exchange, ack: BindingAcknowledgement, now: Instant
-    ) -> None:
-        """Decision 13: what can be mended is asked again; any other refusal ends that anchor's part."""
-        if binding is None:
-            self._exchanges.forget(exchange.session, exchange.peer)
-            return
-        anchor = binding.anchor(exchange.peer)
-        self._report("anchor-refused", "warning", binding, anchor=str(exchange.peer), status=ack.status)
-        if ack.status == Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
-            self._exchanges.adopt_sequence(exchange.peer, ack.sequence)
-        if ack.status in _MENDABLE and anchor is not None:
-            if ack.status != Status.TIMESTAMP_MISMATCH:  # that one only synchronised clocks can mend
-                self._emit(*self._exchanges.hurry(exchange, now))
-                binding.ticks = max(binding.ticks, exchange.ticks)
-            return
-        self._exchanges.cancel(exchange.peer, exchange.session)
-        if anchor is None:
-            return
-        binding.anchors.remove(anchor)
-        for prefix in anchor.prefixes:
-            self._holders.pop(prefix, None)
-        self._persist(binding)
+            binding.unconfirmed[owner.address] = False
 
     # Ends
 
-    def _deregister(self, request: _Request, now: Instant) -> None:
+    def _deregister(self, request: Request, now: Instant) -> None:
         """RFC 5213 section 5.3.5: answered at once, carried out after MinDelayBeforeBCEDelete unless a PBU comes."""
-        binding = request.binding
-        if binding is None or binding.serving.maar != request.gateway.address:
-            # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
-            self.counters.of(request.gateway.address).drop("deregistration-not-serving")
+        binding, gateway = request.binding, request.gateway.address
+        if binding is not None and binding.serving.maar != gateway:
+            self._deregister_anchor(request, binding, now)
             return
-        binding.ticks = max(binding.ticks, request.ticks)
-        self._ends_soon(binding, now)
+        if binding is not None:
+            binding.ticks = max(binding.ticks, request.ticks)
+            self._ends_soon(binding, now)
+        self._acknowledge(request, 0)
+
+    def _deregister_anchor(self, request: Request, binding: Binding, now: Instant) -> None:
+        """An anchor gives up its own prefix, because nobody uses it (decision 18 b)."""
+        gateway = request.gateway.address
+        anchor = binding.anchor(gateway)
+        if anchor is None and all(prefix in binding.released for prefix in request.prefixes):
+            self._acknowledge(request, 0)  # once more
+        elif anchor is None or sorted(anchor.prefixes) != sorted(request.prefixes):
+            # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
+            self.counters.of(gateway).drop("deregistration-not-serving")
+        elif not self.settings.idle_release:
+            # RFC 8885 section 3.5, the second alternative: not while the node is in the domain.
+            binding.ticks = max(binding.ticks, request.ticks)
+            self._acknowledge(request, max(int(binding.expires_wall_s - now.wall_s), LEAST_LIFETIME_S))
+        else:
+            binding.ticks = max(binding.ticks, request.ticks)
+            self._exchanges.cancel(gateway, binding.key)
+            self._telling.withdraw(binding, anchor, now)
+            self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(gateway), cause="idle")
+            self._acknowledge(request, 0)
+
+    def _acknowledge(self, request: Request, lifetime_s: int) -> None:
+        """A PBA without groups."""
         options = tuple(echo_options(request.update))
-        self._emit(
-            Send(
-                request.gateway.address,
-                BindingAcknowledgement(int(Status.ACCEPTED), request.update.sequence, 0, PBA_FLAGS, options),
-            )
-        )
+        ack = BindingAcknowledgement(int(Status.ACCEPTED), request.update.sequence, lifetime_s, PBA_FLAGS, options)
+        self.emit(Send(request.gateway.address, ack))
 
     def _ends_soon(self, binding: Binding, now: Instant) -> None:
         """De-registered or expired: a PBU within MinDelayBeforeBCEDelete still finds every anchor (decision 20)."""
         binding.ending = True
+        self._answering.forget(binding.key)
+        self._notifying.answered(binding.key)
         delay_s = self._domain.timing.min_delay_before_bce_delete_s
         binding.expires_wall_s = now.wall_s + delay_s
         self._timers.set(("expire", binding.key), now.monotonic_s + delay_s)
@@ -480,42 +333,14 @@ class Central:
 
     def _end(self, binding: Binding, now: Instant) -> None:
         """The session is over: every anchor is told, again and again (decision 20)."""
-        self._report("ended", "info", binding)
-        for prefix in binding.prefixes():
-            self._holders.pop(prefix, None)
+        self.report("ended", mn=mn_id_text(binding.mn_id))
         for anchor in binding.anchors:
-            self._tell(binding, anchor, 0, now)
-        del self.bindings[binding.key]
+            self._telling.tell(binding, anchor, 0, now)
+        self._cache.forget(binding)
         self._timers.cancel(("expire", binding.key))
-        self._emit(Persist("binding", binding.key, None))
+        self.emit(Persist("binding", binding.key, None))
 
     # Small things
 
-    def _keep(self, binding: Binding) -> None:
-        self.bindings[binding.key] = binding
-        for prefix in binding.prefixes():
-            self._holders[prefix] = binding.key
-
     def _persist(self, binding: Binding) -> None:
-        self._emit(Persist("binding", binding.key, binding.to_json()))
-
-    def _report(self, event: str, level: str, binding: Binding, **fields: Any) -> None:
-        self._emit(Report(event, level, {"mn": mn_id_text(binding.mn_id), **fields}))
-
-    def _emit(self, *outputs: Output) -> None:
-        for output in outputs:
-            if isinstance(output, Send):
-                self.counters.of(output.destination).messages_out += 1
-            self._outputs.append(output)
-
-    def _take_outputs(self) -> list[Output]:
-        outputs, self._outputs = self._outputs, []
-        return outputs
-
-
-def _link_local(option: Option, binding: Binding) -> Option:
-    """RFC 5213 section 5.3.6: an all-zero Link-local Address asks for the one that the node's router is to use."""
-    face = binding.serving.router
-    if isinstance(option, LinkLocalAddress) and not int(option.address) and face is not None:
-        return LinkLocalAddress(face.address)
-    return option
+        self.emit(Persist("binding", binding.key, binding.to_json()))

@@ -1,15 +1,17 @@
-"""What the two roles of a gateway share: sessions, leases, timers, tickets and the list of outputs."""
+"""What the two roles of a gateway share: sessions, leases, timers and tickets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Any
 
 from anchord.declared import HostState
 from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import Exchanges
 from anchord.protocol.identity import derive_router
-from anchord.protocol.outputs import Declare, Heed, Ignore, Output, Persist, Report, Send
+from anchord.protocol.outbox import Outbox
+from anchord.protocol.outputs import Declare, Heed, Ignore, Persist
 from anchord.protocol.prefixes import PrefixPool
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewaySettings
@@ -17,56 +19,43 @@ from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import BindingAcknowledgement
 
 PERSIST_SOON_S = 0.005
+# What there may be to do for a node; the key of each of these timers is its session's.
+SESSION_TIMERS = (
+    "refresh", "expire", "advertise", "fallback", "probe", "redeclare", "persist", "listen", "idle", "released",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
     """What to do when the kernel has made a declaration true.
 
-    ``acknowledgement``: a PBA to send to the CMD; None: the host is served now and gets its advertisements.
+    ``acknowledgement``: a PBA to send to ``to``; None: the host is served now and gets its advertisements.
     """
 
     session: str
     acknowledgement: BindingAcknowledgement | None = None
+    to: tuple[IPv6Address, ...] = ()
 
 
-class GatewayCore:
+class GatewayCore(Outbox):
     """State of one gateway. Roles change it and call ``emit``; the gateway hands the outputs to the caller."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         domain = settings.domain
+        central = () if domain.central is None else (domain.central,)
+        peers = (*central, *(a for a in domain.gateways if a != settings.me.address), *domain.lmas)
+        super().__init__(Counters(peers))
         self.settings = settings
         self.sessions: dict[str, Session] = {}
         self.by_mac: dict[bytes, Session] = {}
         self.router_macs: dict[bytes, str] = {}  # every face shown here -> session key
         self.pool = PrefixPool(settings.me.pools)
-        peers = (domain.central, *(a for a in domain.gateways if a != settings.me.address))
-        self.counters = Counters(peers)
-        self.exchanges = Exchanges(domain.timing, domain.limits)
+        self.exchanges = Exchanges(domain.timing, domain.limits, self.counters)
         self.timers: Timers[tuple[str, str]] = Timers()
         self.conflicts: dict[str, str] = {}  # access interface -> who else is on that segment
-        self._outputs: list[Output] = []
         self._ticket = 0
         self._continuations: dict[int, Continuation] = {}
         self._newest_ticket: dict[str, int] = {}
-
-    # Outputs
-
-    def emit(self, *outputs: Output) -> None:
-        """Add to what the caller is to carry out."""
-        for output in outputs:
-            if isinstance(output, Send):
-                self.counters.of(output.destination).messages_out += 1
-            self._outputs.append(output)
-
-    def take_outputs(self) -> list[Output]:
-        """Everything emitted since the last call."""
-        outputs, self._outputs = self._outputs, []
-        return outputs
-
-    def report(self, event: str, level: str = "info", **fields: Any) -> None:
-        """Tell the operator."""
-        self.emit(Report(event, level, fields))
 
     # Sessions
 
@@ -99,23 +88,39 @@ class GatewayCore:
 
         ``heed``: its frames are news again at once. ``rest``: the prefix rests although nobody was told of it.
         """
-        advertised = session.advertised_s >= 0 or session.phase is not Phase.REGISTERING
-        rest_s = self.settings.domain.lifetimes.valid_s if advertised or rest else 0
-        until = now.wall_s + rest_s
-        self.pool.release(session.prefix, until)
-        if rest_s:
-            self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
-            self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
+        if not session.is_fixed:
+            self._give_back(session, rest, now)
         self.emit(Persist("session", session.key, None))
-        for kind in ("refresh", "expire", "advertise", "fallback", "probe", "redeclare", "persist"):
+        for kind in (
+            "refresh",
+            "expire",
+            "advertise",
+            "fallback",
+            "probe",
+            "redeclare",
+            "persist",
+            "listen",
+            "idle",
+            "released",
+        ):
             self.timers.cancel((kind, session.key))
-        self.exchanges.forget(session.key, self.settings.domain.central)
+        for peer in self.counters.peers:
+            self.exchanges.cancel(peer, session.key)
         if heed:
             self.detach(session)
         self.emit(Declare(HostState(session.key), self._next_ticket(session.key)))
         del self.sessions[session.key], self.by_mac[session.mac], self._newest_ticket[session.key]
         for mac in [mac for mac, key in self.router_macs.items() if key == session.key]:
             del self.router_macs[mac]
+
+    def _give_back(self, session: Session, rest: bool, now: Instant) -> None:
+        advertised = not session.withheld and (session.advertised_s >= 0 or session.phase is not Phase.REGISTERING)
+        rest_s = self.settings.domain.lifetimes.valid_s if advertised or rest else 0
+        until = now.wall_s + rest_s
+        self.pool.release(session.prefix, until)
+        if rest_s:
+            self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
+            self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
 
     def lives_on(self, session: Session, lifetime_s: float, now: Instant) -> None:
         """The session may last ``lifetime_s`` from now; it is refreshed in time."""
@@ -126,17 +131,28 @@ class GatewayCore:
 
     # Attachment
 
-    def attach(self, session: Session, interface: str, now: Instant) -> None:
-        """The node is on ``interface``: its frames need not be reported from there any more."""
+    def attach(self, session: Session, interface: str, now: Instant, listen_s: float = 0.0) -> None:
+        """The node is on ``interface``: its frames need not be reported from there any more, after ``listen_s``."""
         if session.interface == interface:
             return
         self.detach(session)
         session.interface = interface
         session.attached_s = now.monotonic_s
-        self.ignore(session)
+        if listen_s:
+            self.timers.set(("listen", session.key), now.monotonic_s + listen_s)
+        else:
+            self.ignore(session)
+
+    def listen(self, session: Session, listen_s: float, now: Instant) -> None:
+        """Have the node's frames reported for ``listen_s``: they show which addresses it uses."""
+        if session.interface is not None:
+            session.ignored = False
+            self.emit(Heed(session.interface, session.mac))
+            self.timers.set(("listen", session.key), now.monotonic_s + listen_s)
 
     def ignore(self, session: Session) -> None:
         """Spare us the node's data."""
+        self.timers.cancel(("listen", session.key))
         if session.interface is not None:
             session.ignored = True
             self.emit(Ignore(session.interface, session.mac))
@@ -155,7 +171,7 @@ class GatewayCore:
         ticket = self._next_ticket(session.key)
         if then is not None:
             self._continuations[ticket] = then
-        self.emit(Declare(session.forwarding(), ticket))
+        self.emit(Declare(session.forwarding(self.settings.me.local_networks), ticket))
 
     def continuation(self, ticket: int) -> tuple[Continuation | None, bool]:
         """What was to happen after ``ticket``, and whether no newer declaration of that session has been made."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 
+from anchord.protocol.counters import Counters
 from anchord.protocol.outputs import Output, Persist, Send
 from anchord.protocol.settings import Limits, Timing
 from anchord.protocol.timers import Instant, Timers
@@ -50,9 +51,12 @@ def sequence_is_newer(sequence: int, last: int | None) -> bool:
     return last is None or (sequence - last) % 65536 in range(1, 32768)
 
 
+Key = tuple[IPv6Address, str]  # peer and session
+
+
 @dataclass(slots=True)
 class Exchange:
-    """A PBU that waits for its PBA."""
+    """A PBU that waits for its PBA, or to leave."""
 
     peer: IPv6Address
     session: str
@@ -61,24 +65,30 @@ class Exchange:
     first_sent: Instant
     sent: Instant  # the last transmission
     timeout_s: float
-    tries: int = 1
+    tries: int = 0  # transmissions
     hurried: bool = False
     sequences: list[int] = field(default_factory=list)  # every number this exchange has used
 
 
 class Exchanges:
-    """All PBUs of one node that wait for an answer, at most one per (peer, session): the newest supersedes."""
+    """All PBUs of one node that wait for an answer, at most one per (peer, session): the newest supersedes.
 
-    def __init__(self, timing: Timing, limits: Limits) -> None:
+    What may not leave yet is never dropped (decision 24). More than MAX_UPDATE_RATE a second for one session wait for
+    their second to be over; more than ``updates_per_s`` for all wait in a queue that is drained in order. Who waits
+    there and is superseded keeps its place.
+    """
+
+    def __init__(self, timing: Timing, limits: Limits, counters: Counters) -> None:
         self._timing = timing
         self._limits = limits
-        self._waiting: dict[tuple[IPv6Address, str], Exchange] = {}
-        self._by_sequence: dict[tuple[IPv6Address, int], tuple[IPv6Address, str]] = {}
-        self._held: dict[tuple[IPv6Address, str], tuple[BindingUpdate, int]] = {}
-        self._recent: dict[tuple[IPv6Address, str], deque[float]] = {}
+        self._counters = counters
+        self._waiting: dict[Key, Exchange] = {}
+        self._by_sequence: dict[tuple[IPv6Address, int], Key] = {}
+        self._queue: dict[Key, None] = {}  # in the order in which they leave
+        self._recent: dict[Key, deque[float]] = {}  # transmissions of the last second, latest last
         self._sequence: dict[IPv6Address, int] = {}
         self._reserved: dict[IPv6Address, int] = {}
-        self._timers: Timers[tuple[str, tuple[IPv6Address, str]]] = Timers()
+        self._timers: Timers[tuple[str, Key | None]] = Timers()
         self._bucket_full_s = 0.0
 
     def restore_sequence(self, peer: IPv6Address, reserved: int) -> None:
@@ -95,34 +105,25 @@ class Exchanges:
         """Send ``message`` to ``peer`` and repeat it until answered or superseded.
 
         Sequence number and Timestamp are filled in here; ``ticks`` is the timestamp of the first transmission (0: the
-        message carries none). More than MAX_UPDATE_RATE a second for one session are held back, never dropped; of
-        those held back only the newest goes out (decision 24).
+        message carries none), if it need not wait.
         """
         key = (peer, session)
-        self.cancel(peer, session)
-        free_s = self._free_at(key, now)
-        if free_s > now.monotonic_s:
-            self._held[key] = (message, ticks)
-            self._timers.set(("held", key), free_s)
-            return []
+        self._drop(key)
         exchange = Exchange(peer, session, message, ticks, now, now, self._timing.initial_bindack_s)
         self._waiting[key] = exchange
-        return self._transmit(exchange, now)
+        return self._offer(exchange, now)
 
     def cancel(self, peer: IPv6Address, session: str) -> None:
         """Stop repeating; the answer, should one come, matches nothing any more."""
-        key = (peer, session)
-        self._held.pop(key, None)
-        self._timers.cancel(("held", key))
-        exchange = self._waiting.pop(key, None)
-        if exchange is not None:
-            self._timers.cancel(("repeat", key))
-            for sequence in exchange.sequences:
-                self._by_sequence.pop((peer, sequence), None)
+        self._drop((peer, session))
+        self._queue.pop((peer, session), None)
 
     def outstanding(self, peer: IPv6Address, session: str) -> Exchange | None:
         """What waits for an answer of ``peer`` about ``session``."""
         return self._waiting.get((peer, session))
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def match(self, peer: IPv6Address, ack: BindingAcknowledgement) -> Exchange | None:
         """The exchange that ``ack`` answers, by sequence number (RFC 6275 section 11.7.3), or None. Ends nothing.
@@ -143,76 +144,123 @@ class Exchanges:
 
         If that does not help, clocks differ, and the ordinary repetitions have to do (RFC 5213 section 6.9.1.2 (8)).
         """
-        if exchange.hurried or self._free_at((exchange.peer, exchange.session), now) > now.monotonic_s:
+        if exchange.hurried:
             return []
         exchange.hurried = True
-        return self._repeat(exchange, now)
+        return self._offer(exchange, now)
 
     def next_s(self) -> float | None:
         """When ``due`` has something to do (monotonic seconds)."""
         return self._timers.next_s()
 
     def due(self, now: Instant) -> Iterator[tuple[Exchange, list[Output]]]:
-        """Retransmissions and held messages whose time has come, each with the exchange it belongs to."""
+        """Everything that leaves now because its time has come, each with the exchange it belongs to."""
         while (item := self._timers.pop_due(now.monotonic_s)) is not None:
             kind, key = item
-            if kind == "held":
-                message, ticks = self._held.pop(key)
-                # The timestamp was right when the message was written; receivers compare it with their clock now.
-                outputs = self.start(*key, message, max(ticks, ticks_of(now.wall_s)) if ticks else 0, now)
-                if key in self._waiting:
-                    yield self._waiting[key], outputs
+            if key is None:
+                yield from self._drain(now)
                 continue
             exchange = self._waiting[key]
-            exchange.tries += 1
-            # RFC 6275 section 11.8: double, up to MAX_BINDACK_TIMEOUT, then on and on (RFC 8885 section 3.6).
-            exchange.timeout_s = min(exchange.timeout_s * 2, self._timing.max_bindack_s)
-            yield exchange, self._repeat(exchange, now)
+            if kind == "repeat":
+                # RFC 6275 section 11.8: double, up to MAX_BINDACK_TIMEOUT, then on and on (RFC 8885 section 3.6).
+                exchange.timeout_s = min(exchange.timeout_s * 2, self._timing.max_bindack_s)
+            outputs = self._offer(exchange, now)
+            if outputs:
+                yield exchange, outputs
 
-    def _free_at(self, key: tuple[IPv6Address, str], now: Instant) -> float:
-        """When the next PBU for ``key`` may go (monotonic seconds).
+    def _drain(self, now: Instant) -> Iterator[tuple[Exchange, list[Output]]]:
+        while self._queue and self._room_at() <= now.monotonic_s:
+            key = next(iter(self._queue))
+            del self._queue[key]
+            exchange = self._waiting[key]
+            yield exchange, self._transmit(exchange, now)
+        if self._queue:
+            self._timers.set(("drain", None), self._room_at())
 
-        No more than MAX_UPDATE_RATE a second for one session (RFC 6275 section 11.8), and no bursts towards all peers
-        together (RFC 8885 section 3.2).
-        """
-        recent = self._recent.setdefault(key, deque(maxlen=self._limits.max_update_rate))
+    def _offer(self, exchange: Exchange, now: Instant) -> list[Output]:
+        """Send now, or as soon as it may."""
+        key = (exchange.peer, exchange.session)
+        if key in self._queue:
+            self._counters.count("updates.superseded")
+            return []
+        free_s = self._free_at(key, now)
+        if free_s > now.monotonic_s:
+            self._counters.count("updates.held")
+            self._timers.set(("held", key), free_s)
+            return []
+        if self._queue or self._room_at() > now.monotonic_s:
+            self._counters.count("updates.queued")
+            self._queue[key] = None
+            self._timers.set(("drain", None), self._room_at())
+            return []
+        return self._transmit(exchange, now)
+
+    def _free_at(self, key: Key, now: Instant) -> float:
+        """When the next PBU for ``key`` may go: MAX_UPDATE_RATE a second (RFC 6275 section 11.8). Monotonic seconds."""
+        recent = self._recent.get(key)
         while recent and recent[0] <= now.monotonic_s - 1.0:
             recent.popleft()
-        if len(recent) >= self._limits.max_update_rate:
-            return recent[0] + 1.0
-        # A bucket of one tenth of a second, kept as the time at which it will be full again.
-        full_in_s = self._bucket_full_s - now.monotonic_s
-        return now.monotonic_s + max(full_in_s - BURST_S, 0.0)
+        if not recent or len(recent) < self._limits.max_update_rate:
+            return now.monotonic_s
+        return recent[0] + 1.0
 
-    def _repeat(self, exchange: Exchange, now: Instant) -> list[Output]:
-        if exchange.ticks:
-            # RFC 5213 section 6.9.4 (4): a repetition carries the latest timestamp.
-            exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks + 1)
-        return self._transmit(exchange, now)
+    def _room_at(self) -> float:
+        """When the next PBU to anybody may go (RFC 8885 section 3.2: no bursts). Monotonic seconds.
+
+        A bucket of one tenth of a second, kept as the time at which it will be full again.
+        """
+        return self._bucket_full_s - BURST_S
 
     def _transmit(self, exchange: Exchange, now: Instant) -> list[Output]:
         key = (exchange.peer, exchange.session)
-        sequence, outputs = self._next_sequence(exchange.peer)
+        if exchange.ticks and exchange.tries:
+            # RFC 5213 section 6.9.4 (4): a repetition carries the latest timestamp.
+            exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks + 1)
+        elif exchange.ticks and now.monotonic_s > exchange.first_sent.monotonic_s:
+            # It was right when the message was written; receivers compare it with their clock now.
+            exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks)
+        sequence, outputs = self.next_sequence(exchange.peer)
         options = exchange.message.options
         if exchange.ticks:
             options = tuple(Timestamp(exchange.ticks) if isinstance(o, Timestamp) else o for o in options)
         exchange.message = replace(exchange.message, sequence=sequence, options=options)
         exchange.sequences.append(sequence)
         if len(exchange.sequences) > REMEMBERED_SEQUENCES:
-            self._by_sequence.pop((exchange.peer, exchange.sequences.pop(0)), None)
+            self._forget_sequence(key, exchange.sequences.pop(0))
+        if not exchange.tries:
+            exchange.first_sent = now
+        exchange.tries += 1
         exchange.sent = now
         self._by_sequence[exchange.peer, sequence] = key
-        self._recent.setdefault(key, deque(maxlen=self._limits.max_update_rate)).append(now.monotonic_s)
+        self._remember(key, now.monotonic_s)
         self._bucket_full_s = max(self._bucket_full_s, now.monotonic_s) + 1.0 / self._limits.updates_per_s
         self._timers.set(("repeat", key), now.monotonic_s + exchange.timeout_s)
         return [*outputs, Send(exchange.peer, exchange.message)]
 
-    def forget(self, session: str, peer: IPv6Address) -> None:
-        """The session is over for this peer: drop even the memory of how often it was asked."""
-        self.cancel(peer, session)
-        self._recent.pop((peer, session), None)
+    def _remember(self, key: Key, now_s: float) -> None:
+        """Who has sent in the last second; nobody else, so that this cannot grow beyond a second's worth of PBUs."""
+        recent = self._recent.pop(key, None) or deque(maxlen=self._limits.max_update_rate)
+        recent.append(now_s)
+        self._recent[key] = recent
+        while not (times := self._recent[first := next(iter(self._recent))]) or times[-1] <= now_s - 1.0:
+            del self._recent[first]
 
-    def _next_sequence(self, peer: IPv6Address) -> tuple[int, list[Output]]:
+    def _drop(self, key: Key) -> None:
+        exchange = self._waiting.pop(key, None)
+        if exchange is None:
+            return
+        self._timers.cancel(("held", key))
+        self._timers.cancel(("repeat", key))
+        for sequence in exchange.sequences:
+            self._forget_sequence(key, sequence)
+
+    def _forget_sequence(self, key: Key, sequence: int) -> None:
+        # Numbers come round: by now another exchange may have this one.
+        if self._by_sequence.get((key[0], sequence)) == key:
+            del self._by_sequence[key[0], sequence]
+
+    def next_sequence(self, peer: IPv6Address) -> tuple[int, list[Output]]:
+        """The next number for a message to ``peer``, and what has to be persisted before that leaves."""
         sequence = (self._sequence.get(peer, 0) + 1) % 65536
         self._sequence[peer] = sequence
         reserved = self._reserved.get(peer)

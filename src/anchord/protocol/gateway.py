@@ -10,6 +10,7 @@ acknowledged the forwarding behind it: a declaration goes out with a ticket, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
@@ -18,6 +19,7 @@ from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import Counters
 from anchord.protocol.identity import mn_id_text
 from anchord.protocol.inputs import (
+    DirectoryAnswered,
     HostSeen,
     Input,
     Installed,
@@ -25,21 +27,15 @@ from anchord.protocol.inputs import (
     MessageReceived,
     SegmentClear,
     SegmentConflict,
+    UseTold,
 )
-from anchord.protocol.outputs import Heed, Output, Persist, Send
+from anchord.protocol.outputs import Heed, Output, Persist
+from anchord.protocol.releasing import ReleasingRole
 from anchord.protocol.serving import ServingRole
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewaySettings
 from anchord.protocol.timers import Instant
-from anchord.wire.messages import (
-    BindingAcknowledgement,
-    BindingError,
-    BindingErrorStatus,
-    BindingUpdate,
-    BindingUpdateFlag,
-    UnknownMessage,
-)
-from anchord.wire.options import MalformedOption
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, UpdateNotification
 
 
 class Gateway:
@@ -49,7 +45,9 @@ class Gateway:
         self.settings = settings
         self._core = GatewayCore(settings)
         self._serving = ServingRole(self._core)
-        self._anchoring = AnchoringRole(self._core)
+        self._anchoring = AnchoringRole(self._core, self._serving.abandon, self._serving.lose_anchor)
+        self._releasing = ReleasingRole(self._core)
+        self._timer_actions = self._on_timer()
 
     @property
     def counters(self) -> Counters:
@@ -89,7 +87,7 @@ class Gateway:
     def _restore_session(self, key: str, value: dict[str, Any], now: Instant) -> None:
         core = self._core
         session = Session.from_json(key, value)
-        if not self.settings.me.owns(session.prefix) or not core.pool.claim(session.prefix, key):
+        if not self._may_go_on(session):
             core.report("journal-refused", "error", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
             core.emit(Persist("session", key, None))
             return
@@ -111,6 +109,13 @@ class Gateway:
         core.timers.set(("expire", key), now.monotonic_s + left_s)
         core.declare(session)
 
+    def _may_go_on(self, session: Session) -> bool:
+        """Whether the configuration still has a place for what was journalled."""
+        fixed_anchor = self.settings.domain.fixed_anchor_of(session.mac)
+        if session.is_fixed:
+            return fixed_anchor is not None and all(anchor.maar == fixed_anchor.address for anchor in session.anchors)
+        return self.settings.me.owns(session.prefix) and self._core.pool.claim(session.prefix, session.key)
+
     def handle(self, event: Input, now: Instant) -> list[Output]:
         """One input."""
         if isinstance(event, HostSeen):
@@ -119,6 +124,10 @@ class Gateway:
             self._message(event, now)
         elif isinstance(event, Installed):
             self._installed(event, now)
+        elif isinstance(event, UseTold):
+            self._releasing.use_told(event.session, event.prefix, event.used, now)
+        elif isinstance(event, DirectoryAnswered):
+            self._serving.directory_answered(event, now)
         elif isinstance(event, MessageDropped):
             self.counters.heard(event.source, now)
             self.counters.of(event.source).drop(event.cause)
@@ -145,37 +154,52 @@ class Gateway:
             if session is None and exchange.tries > self.settings.domain.limits.end_tries:
                 # The session is over here in any case; the CMD's own timer ends it there.
                 self._core.exchanges.cancel(exchange.peer, exchange.session)
-            elif session is not None and session.phase is Phase.AWAY:
+            elif session is not None and session.phase is Phase.AWAY and exchange.message.lifetime_s:
                 self._core.exchanges.cancel(exchange.peer, exchange.session)
             else:
                 if exchange.tries > 1:
                     self.counters.of(exchange.peer).repeated += 1
                 self._core.emit(*outputs)
         while (item := self._core.timers.pop_due(now.monotonic_s)) is not None:
-            self._timer(*item, now)
+            kind, key = item
+            self._timer_actions[kind](key, now)
         return self._core.take_outputs()
 
-    def _timer(self, kind: str, key: str, now: Instant) -> None:
-        session = self._core.sessions.get(key)
-        if kind == "fallback":
-            self._serving.unanswered(key, now)
-        elif kind == "refresh":
-            self._serving.refresh_due(key, now)
-        elif kind == "probe":
-            self._serving.probe(key, now)
-        elif kind == "redeclare":
-            self._serving.redeclare(key)
-        elif kind == "persist" and session is not None:
-            self._core.persist(session)
-        elif kind == "advertise" and session is not None:
-            self._serving.advertise(session, now)
-        elif kind == "expire" and session is not None:
-            self._serving.expired(session, now)
-        elif kind == "rested":
-            self._core.emit(Persist("resting", key, None))
-        elif kind == "heed":
-            interface, _, mac = key.rpartition("/")
-            self._core.emit(Heed(interface, bytes.fromhex(mac)))
+    def _on_timer(self) -> dict[str, Callable[[str, Instant], None]]:
+        """What to do when a timer of that kind is due; its key is a session's unless it says otherwise."""
+        core, serving = self._core, self._serving
+        return {
+            "fallback": serving.unanswered,
+            "refresh": serving.refresh_due,
+            "probe": serving.probe,
+            "directory": serving.directory_silent,
+            "redeclare": self._of_session(lambda session, now: serving.redeclare(session)),
+            "advertise": self._of_session(serving.advertise),
+            "expire": self._of_session(serving.expired),
+            "released": self._of_session(serving.forget_released),
+            "persist": self._of_session(lambda session, now: core.persist(session)),
+            "listen": self._of_session(lambda session, now: core.ignore(session)),
+            "idle": self._of_session(lambda session, now: self._releasing.due(session)),
+            "rested": self._rested,
+            "heed": self._heed,
+        }
+
+    def _of_session(self, act: Callable[[Session, Instant], None]) -> Callable[[str, Instant], None]:
+        def on_timer(key: str, now: Instant) -> None:
+            session = self._core.sessions.get(key)
+            if session is not None:
+                act(session, now)
+
+        return on_timer
+
+    def _rested(self, prefix: str, now: Instant) -> None:
+        self._core.pool.rested(IPv6Network(prefix))
+        self._core.emit(Persist("resting", prefix, None))
+
+    def _heed(self, place: str, now: Instant) -> None:
+        """``place``: interface and MAC address."""
+        interface, _, mac = place.rpartition("/")
+        self._core.emit(Heed(interface, bytes.fromhex(mac)))
 
     # Inputs
 
@@ -186,38 +210,22 @@ class Gateway:
         session = self._core.sessions.get(then.session)
         if then.acknowledgement is not None:
             # An older answer than the newest declaration is still true: what it promised was overtaken, not undone.
-            self._anchoring.installed(session, then.acknowledgement, event.error)
+            self._anchoring.installed(session, then, event.error)
         elif newest and session is not None:
             self._serving.installed(session, event.error, now)
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
-        """RFC 6275 section 9.2 and RFC 5213 section 5.3.1 (1): only what a configured peer says is looked at."""
-        counters = self.counters.of(event.source)
-        self.counters.heard(event.source, now)
-        message = event.message
-        if event.source not in self.counters.peers:
-            counters.drop("unconfigured-peer")
-        elif isinstance(message, UnknownMessage):
-            counters.drop("unknown-type")
-            if event.unicast:
-                self._core.emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))
-        elif isinstance(message, BindingError):
-            counters.drop(f"binding-error.{message.status}")
-        elif event.source != self.settings.domain.central or not self.settings.domain.mobility:
-            # Between gateways nothing is signalled while a CMD stands between them.
-            counters.drop("not-the-central")
+        message = self._core.admit(event, now)
+        if message is None:
+            return
+        if not self.settings.domain.mobility:
+            self.counters.of(event.source).drop("no-mobility")
+        elif isinstance(message, BindingUpdate):
+            self._anchoring.updated(message, event.source, now)
+        elif isinstance(message, BindingAcknowledgement):
+            if not self._releasing.answered(event.source, message, now):
+                self._serving.acknowledged(event.source, message, now)
+        elif isinstance(message, UpdateNotification) and event.source == self.settings.domain.central:
+            self._serving.notified(event.source, message, now)
         else:
-            for option in message.options:
-                if isinstance(option, MalformedOption):
-                    counters.drop(f"malformed-option.{option.kind}")
-            if isinstance(message, BindingAcknowledgement):
-                self._serving.acknowledged(message, now)
-            else:
-                self._update(message, event, now)
-
-    def _update(self, update: BindingUpdate, event: MessageReceived, now: Instant) -> None:
-        wanted = BindingUpdateFlag.PROXY | BindingUpdateFlag.ACKNOWLEDGE
-        if not event.unicast or update.flags & wanted != wanted:
-            self.counters.of(event.source).drop("not-a-proxy-update")
-        else:
-            self._anchoring.updated(update, now)
+            self._core.unrecognized(event)

@@ -31,12 +31,20 @@ LOCAL_NETWORKS = 17
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """One anchoring gateway of a mobile node and what it anchors."""
+    """One anchoring gateway of a mobile node and what it anchors.
+
+    A home LMA stands for the gateways of other operators: several anchors then have its address, and their own faces.
+    """
 
     maar: IPv6Address
     prefixes: tuple[IPv6Network, ...]
     router: LogicalRouter | None = None  # None: the peer did not say; derive it
     local_networks: tuple[IPv6Network, ...] = ()
+
+    def is_same_as(self, other: Anchor) -> bool:
+        """Whether both are about one anchor, as far as they say which."""
+        unsaid = self.router is None or other.router is None
+        return self.maar == other.maar and (unsaid or self.router == other.router)
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
@@ -110,6 +118,10 @@ class _Draft:
     macs: list[bytes]
     local_networks: list[IPv6Network]
 
+    @property
+    def has_face(self) -> bool:
+        return bool(self.addresses or self.macs)
+
     def anchor(self) -> Anchor:
         router = None
         if self.addresses and self.macs and _can_be_shown(self.addresses[0], self.macs[0]):
@@ -139,9 +151,10 @@ def read_groups(sender: IPv6Address, options: Iterable[Option]) -> ReadGroups:
     current = own
     for option in options:
         if isinstance(option, PreviousMaar):
-            if not drafts or current is own or current.maar != option.maar or current.addresses or current.macs:
-                current = next((d for d in drafts if d.maar == option.maar), _Draft(option.maar, [], [], [], []))
-                if current not in drafts:
+            if current is own or current.maar != option.maar or current.has_face:
+                faceless = (d for d in drafts if d.maar == option.maar and not d.has_face)
+                current = next(faceless, _Draft(option.maar, [], [], [], []))
+                if not any(current is draft for draft in drafts):
                     drafts.append(current)
             if option.prefix not in current.prefixes:
                 current.prefixes.append(option.prefix)
@@ -152,6 +165,7 @@ def read_groups(sender: IPv6Address, options: Iterable[Option]) -> ReadGroups:
         elif isinstance(option, LocalPrefix):
             current.local_networks.append(option.prefix)
     _pair_by_position(drafts)
+    drafts = _merged(drafts)
     everyone = [own, *drafts]
     orphans = sum(max(0, len(d.addresses) - 1) + max(0, len(d.macs) - 1) for d in everyone)
     return ReadGroups(own.anchor(), tuple(d.anchor() for d in drafts), orphans)
@@ -167,11 +181,29 @@ def _pair_by_position(drafts: list[_Draft]) -> None:
             draft.addresses, draft.macs = [address], [mac]
 
 
+def _merged(drafts: list[_Draft]) -> list[_Draft]:
+    """Groups of one gateway with the same face, or with none, are one anchor."""
+    kept: list[_Draft] = []
+    for draft in drafts:
+        faces = (draft.addresses, draft.macs)
+        same = (d for d in kept if d.maar == draft.maar and (not draft.has_face or faces == (d.addresses, d.macs)))
+        first = next(same, None)
+        if first is None:
+            kept.append(draft)
+        else:
+            first.prefixes += [prefix for prefix in draft.prefixes if prefix not in first.prefixes]
+            first.local_networks += draft.local_networks
+    return kept
+
+
 def merge_anchors(known: tuple[Anchor, ...], more: tuple[Anchor, ...]) -> tuple[Anchor, ...]:
     """Both lists as one; PBAs with the same sequence number are additive (decision 12)."""
-    merged = {anchor.maar: anchor for anchor in known}
+    merged = list(known)
     for new in more:
-        old = merged.get(new.maar)
-        prefixes = tuple(dict.fromkeys((*(old.prefixes if old else ()), *new.prefixes)))
-        merged[new.maar] = replace(new, prefixes=prefixes, router=new.router or (old.router if old else None))
-    return tuple(merged.values())
+        at = next((at for at, old in enumerate(merged) if old.is_same_as(new)), None)
+        if at is None:
+            merged.append(new)
+            continue
+        prefixes = tuple(dict.fromkeys((*merged[at].prefixes, *new.prefixes)))
+        merged[at] = replace(new, prefixes=prefixes, router=new.router or merged[at].router)
+    return tuple(merged)

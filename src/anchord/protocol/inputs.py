@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
+from typing import Any
 
 from anchord.wire.messages import Message
 
@@ -69,4 +70,36 @@ class Installed:
     error: str | None = None
 
 
-Input = MessageReceived | MessageDropped | HostSeen | SegmentConflict | SegmentClear | Installed
+@dataclass(frozen=True, slots=True)
+class UseTold:
+    """Whether a packet went through the tunnel of ``prefix`` within ``idle_release_s``, in either direction."""
+
+    session: str
+    prefix: IPv6Network
+    used: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryAnswered:
+    """What the directory holds under ``key``; ``value`` None: nothing, at ``revision`` 0 if there never was anything.
+
+    ``written``: None answers ``DirectoryGet``; True or False ``DirectoryPut``: whether it was carried out. If not,
+    ``revision`` and ``value`` are what somebody else has put there.
+    """
+
+    key: str
+    revision: int
+    value: dict[str, Any] | None
+    written: bool | None = None
+
+
+Input = (
+    MessageReceived
+    | MessageDropped
+    | HostSeen
+    | SegmentConflict
+    | SegmentClear
+    | Installed
+    | UseTold
+    | DirectoryAnswered
+)

@@ -52,6 +52,8 @@ class Advertise:
     mtu: int
     routes: tuple[IPv6Network, ...] = ()  # RFC 4191: networks reachable through this router only
     route_lifetime_s: int = 0
+    resolvers: tuple[IPv6Address, ...] = ()  # RFC 8106: reachable through this router
+    resolver_lifetime_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,14 @@ class Probe:
     mac: bytes
     router: LogicalRouter
     target: IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class AskUse:
+    """Ask the kernel whether ``prefix`` was used through its tunnel lately; answered by ``UseTold``."""
+
+    session: str
+    prefix: IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,22 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectoryGet:
+    """Ask the directory for what it holds under ``key``; no answer is no error, the protocol asks again."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryPut:
+    """Have the directory hold ``value`` (JSON; None: nothing) under ``key`` if its ``revision`` is still this one."""
+
+    key: str
+    revision: int
+    value: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Something an operator may want to know. ``level``: debug, info, warning or error."""
 
@@ -98,4 +124,4 @@ class Report:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-Output = Send | Declare | Advertise | Probe | Ignore | Heed | Persist | Report
+Output = Send | Declare | Advertise | Probe | AskUse | Ignore | Heed | Persist | DirectoryGet | DirectoryPut | Report

@@ -23,10 +23,6 @@ class PrefixPool:
         self._leases: dict[IPv6Network, str] = {}
         self._resting: dict[IPv6Network, float] = {}
 
-    def holder(self, prefix: IPv6Network) -> str | None:
-        """Who holds ``prefix``, or None."""
-        return self._leases.get(prefix)
-
     def resting(self) -> dict[IPv6Network, float]:
         """Prefixes that were given back, each with the wall-clock second at which it is free again."""
         return dict(self._resting)
@@ -63,6 +59,10 @@ class PrefixPool:
         """Take ``prefix`` back and let it rest until ``rest_until_wall_s``."""
         self._leases.pop(prefix, None)
         self._resting[prefix] = max(rest_until_wall_s, self._resting.get(prefix, 0.0))
+
+    def rested(self, prefix: IPv6Network) -> None:
+        """``prefix`` has rested long enough: it is free again."""
+        self._resting.pop(prefix, None)
 
     def _wake(self, now_wall_s: float) -> None:
         for prefix in [p for p, until in self._resting.items() if until <= now_wall_s]:

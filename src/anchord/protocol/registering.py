@@ -6,24 +6,26 @@ asks of it; RFC 6275 sections 11.7 and 11.8.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import IPv6Address
 
 from anchord.protocol.advertising import Advertising
 from anchord.protocol.agreement import agreement_option, agrees
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import status_name
-from anchord.protocol.exchange import Exchange, ticks_of
+from anchord.protocol.denying import deny
+from anchord.protocol.exchange import Exchange
+from anchord.protocol.finder import Serve
 from anchord.protocol.groups import Anchor, face_options, merge_anchors, read_groups
 from anchord.protocol.identity import session_key
 from anchord.protocol.session import Phase, Session
+from anchord.protocol.settings import Mode
 from anchord.protocol.timers import Instant
-from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, BindingUpdate, BindingUpdateFlag, Status
+from anchord.protocol.updates import echoes, proxy_update, retained
+from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, Status
 from anchord.wire.options import (
-    AccessTechnologyType,
-    AnchoredPrefix,
+    ALL_ZERO_PREFIX,
     Handoff,
-    HandoffIndicator,
     HomeNetworkPrefix,
     MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
@@ -31,24 +33,19 @@ from anchord.wire.options import (
     Timestamp,
 )
 
-# RFC 6275 section 6.1.7, RFC 5213 section 8.1, RFC 8885 section 4.1; H is set as RFC 5213 nodes do (decision 30).
-PBU_FLAGS = (
-    BindingUpdateFlag.ACKNOWLEDGE
-    | BindingUpdateFlag.HOME_REGISTRATION
-    | BindingUpdateFlag.PROXY
-    | BindingUpdateFlag.DISTRIBUTED
-)
 # The answer may be different in a moment: a refresh that meets one of these leaves the session to its lifetime.
 _PASSING = (Status.REASON_UNSPECIFIED, Status.INSUFFICIENT_RESOURCES, Status.TIMESTAMP_MISMATCH)
 
-Serve = Callable[[Session, tuple[Anchor, ...], Instant], None]
+# How long after the CMD's answer an anchor's own may come (decision 10).
+LOCATED_WITHIN_S = 2.0
 
 
 class Registering:
     """PBUs to the CMD and its PBAs. ``serve`` is called with the anchors of a node whose registration was accepted."""
 
-    def __init__(self, core: GatewayCore, advertising: Advertising, serve: Serve) -> None:
+    def __init__(self, core: GatewayCore, central: IPv6Address, advertising: Advertising, serve: Serve) -> None:
         self._core = core
+        self._central = central
         self._domain = core.settings.domain
         self._advertising = advertising
         self._serve = serve
@@ -71,44 +68,44 @@ class Registering:
         handoff = Handoff.UNCHANGED if session.registered else Handoff.UNKNOWN
         self._send(session, handoff, self._domain.lifetimes.binding_s, now)
 
-    def deregister(self, session: Session, now: Instant) -> None:
+    def end(self, session: Session, now: Instant) -> None:
         """The session is over (RFC 5213 section 6.9.1.4)."""
         self._send(session, Handoff.UNKNOWN, 0, now)
 
+    def abandon(self, session: Session) -> None:
+        """The node is elsewhere: whatever we had asked for is void (decision 17)."""
+        self._core.exchanges.cancel(self._central, session.key)
+
+    def is_waiting(self, session: Session) -> bool:
+        """Whether the CMD owes an answer."""
+        return self._core.exchanges.outstanding(self._central, session.key) is not None
+
     def _send(self, session: Session, handoff: Handoff, lifetime_s: int, now: Instant) -> None:
-        """RFC 5213 section 6.9.1.1 and 6.9.1.5; with D set and our face towards the node (decision 2)."""
+        """A PBU to the CMD, with our face towards the node (decision 2)."""
         core, domain = self._core, self._domain
-        ticks = max(ticks_of(now.wall_s), session.ticks + 1) if domain.timestamps else 0
-        options: list[Option] = [
-            session.mn_id,
-            HomeNetworkPrefix(session.prefix),
-            HandoffIndicator(handoff),
-            AccessTechnologyType(core.settings.access_technology),
-        ]
-        if ticks:
-            options.append(Timestamp(ticks))
-        options.append(MobileNodeLinkLayerIdentifier(session.mac))
-        if handoff is Handoff.UNCHANGED:
-            # Decision 26: from these a CMD that lost its store can rebuild the list of anchors.
-            options += [AnchoredPrefix(prefix) for anchor in session.anchors for prefix in anchor.prefixes]
-        else:
-            options += agreement_option(domain.digest)
+        more: list[Option] = []
+        if lifetime_s:
+            # Decision 26: from these a CMD that lost its store, or was away, can rebuild the list of anchors.
+            more += retained(session)
+        if handoff is not Handoff.UNCHANGED:
+            more += agreement_option(domain.digest)
         if not domain.strict_8885:
-            options += face_options(session.router, core.settings.me.local_networks)
-        message = BindingUpdate(0, lifetime_s, PBU_FLAGS, tuple(options))
+            more += face_options(session.router, core.settings.me.local_networks)
+        own = (HomeNetworkPrefix(session.prefix),)
+        message, ticks = proxy_update(core, session, handoff, lifetime_s, own, more, now)
         session.timeline.setdefault("pbu", now.monotonic_s)
-        core.emit(*core.exchanges.start(domain.central, session.key, message, ticks, now))
+        core.emit(*core.exchanges.start(self._central, session.key, message, ticks, now))
 
     # The answer
 
     def acknowledged(self, ack: BindingAcknowledgement, now: Instant) -> None:
         """A PBA from the CMD."""
-        core, central = self._core, self._domain.central
+        core, central = self._core, self._central
         exchange = core.exchanges.match(central, ack)
         if exchange is None:
             self._late(ack, now)
             return
-        if not _echoes(exchange.message, ack):
+        if not echoes(exchange.message, ack):
             # RFC 5213 section 6.9.1.2 (6): ignore it, and do not ask again.
             core.counters.of(central).drop("echo-mismatch")
             core.report("echo-mismatch", "error", session=exchange.session)
@@ -136,13 +133,18 @@ class Registering:
         session.timeline.setdefault("pba", now.monotonic_s)
         session.ticks = max(session.ticks, exchange.ticks)
         session.registered = True
+        session.answered_s = now.monotonic_s
         session.answered_sequence = ack.sequence
+        granted = ack.first(HomeNetworkPrefix)
+        withheld = granted is not None and granted.prefix == ALL_ZERO_PREFIX
         # RFC 6275 section 11.7.3: what the peer granted counts from when we asked.
         lost_s = max(exchange.message.lifetime_s - ack.lifetime_s, 0)
         left_s = max(exchange.message.lifetime_s - (now.monotonic_s - exchange.sent.monotonic_s) - lost_s, 0.0)
         self._core.lives_on(session, left_s, now)
         anchors = self._read_anchors(session, ack)
         news = "seen" in session.timeline
+        news = news or withheld != session.withheld
+        session.withheld = withheld
         if session.phase is Phase.SERVING and anchors == session.anchors and not news:
             self._core.persist(session)
             return
@@ -162,22 +164,53 @@ class Registering:
             or ack.status >= 128
         ):
             # RFC 6275 section 11.7.3: a sequence number that nobody waits for is silently ignored.
-            self._core.counters.of(self._domain.central).drop("unmatched-ack")
+            self._core.counters.of(self._central).drop("unmatched-ack")
             return
         merged = merge_anchors(session.anchors, self._read_anchors(session, ack))
         if merged != session.anchors:
             self._serve(session, merged, now)
 
+    def located(self, source: IPv6Address, ack: BindingAcknowledgement, now: Instant) -> bool:
+        """A PBA of an anchor that the CMD has told of us, in locator mode (RFC 8885 section 3.3); False: of nothing.
+
+        Its sequence number is the CMD's, so it is matched by node, prefix and the Timestamp of our own PBU, while that
+        waits for its answer or had it a moment ago (decision 10).
+        """
+        mn_id, stamp = ack.first(MobileNodeIdentifier), ack.first(Timestamp)
+        ll_id = ack.first(MobileNodeLinkLayerIdentifier)
+        gateway = self._domain.gateways.get(source)
+        if self._domain.mode is not Mode.LOCATOR or mn_id is None or gateway is None or ack.status >= 128:
+            return False
+        session = self._core.sessions.get(session_key(mn_id, ll_id.identifier if ll_id else None))
+        prefixes = tuple(option.prefix for option in ack.all(HomeNetworkPrefix) if gateway.owns(option.prefix))
+        if session is None or session.phase is Phase.AWAY or not prefixes:
+            return False
+        exchange = self._core.exchanges.outstanding(self._central, session.key)
+        recent = now.monotonic_s - session.answered_s <= LOCATED_WITHIN_S
+        asked_ticks = session.ticks if exchange is None else exchange.ticks
+        if (exchange is None and not recent) or (stamp is not None and stamp.ticks < asked_ticks):
+            return False
+        own = read_groups(source, ack.options).own
+        router = own.router or self._core.face(session.key, session.mn_id, gateway.name)
+        merged = merge_anchors(session.anchors, (Anchor(source, prefixes, router, own.local_networks),))
+        if merged != session.anchors or session.phase is not Phase.SERVING:
+            session.timeline.setdefault("pba", now.monotonic_s)
+            self._serve(session, merged, now)
+        return True
+
     def _read_anchors(self, session: Session, ack: BindingAcknowledgement) -> tuple[Anchor, ...]:
-        """The groups of a PBA, as far as they can be true: a prefix belongs to the gateway that owns its pool."""
-        groups = read_groups(self._domain.central, ack.options)
-        counters = self._core.counters.of(self._domain.central)
+        """The groups of a PBA, as far as they can be true: a prefix belongs to the gateway that owns its pool.
+
+        Prefixes of other operators are reached through the home LMA that stands for them.
+        """
+        groups = read_groups(self._central, ack.options)
+        counters = self._core.counters.of(self._central)
         for _ in range(groups.orphans):
             counters.drop("orphan-option")
         anchors: list[Anchor] = []
         for anchor in groups.anchors[: self._domain.limits.anchors_per_host]:
-            info = self._domain.gateways.get(anchor.maar)
-            prefixes = tuple(p for p in anchor.prefixes if info is not None and info.owns(p))
+            info = self._domain.gateways.get(anchor.maar) or self._domain.lmas.get(anchor.maar)
+            prefixes = tuple(p for p in anchor.prefixes if self._domain.may_anchor(anchor.maar, p))
             if info is None or anchor.maar == self._core.settings.me.address or not prefixes:
                 counters.drop("foreign-anchor")
                 continue
@@ -189,7 +222,7 @@ class Registering:
 
     def _refused(self, session: Session | None, exchange: Exchange, ack: BindingAcknowledgement, now: Instant) -> None:
         """RFC 5213 section 6.9.1.2 (7)-(11): what each refusal asks of us."""
-        core, central = self._core, self._domain.central
+        core, central = self._core, self._central
         core.counters.of(central).refuse(ack.status)
         core.report("refused", "warning", session=exchange.session, status=ack.status, meaning=status_name(ack.status))
         if ack.status == Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
@@ -201,29 +234,4 @@ class Registering:
             core.exchanges.cancel(central, exchange.session)
             lasting = ack.status not in _PASSING or (session is not None and not session.registered)
             if session is not None and exchange.message.lifetime_s and lasting:
-                self._deny(session, ack.status, now)
-
-    def _deny(self, session: Session, status: int, now: Instant) -> None:
-        """No prefix, no forwarding (RFC 5213 section 6.9.1.2 (11)), and no further frames of it for a while."""
-        core = self._core
-        interface, mac = session.interface, session.mac
-        core.timers.cancel(("fallback", session.key))
-        if session.phase is Phase.SERVING:
-            self._advertising.withdraw_all(session)
-        if session.serving is not None:
-            # It stays our node elsewhere, as far as we know.
-            session.phase = Phase.AWAY
-            session.interface = None
-            core.persist(session)
-            core.declare(session)
-        else:
-            # 155: never the same prefix again (RFC 5213 section 6.9.1.2 (10)); a rested one is offered next time.
-            core.close(session, now, heed=False, rest=status == Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX)
-        if interface is not None:
-            core.timers.set(("heed", f"{interface}/{mac.hex()}"), now.monotonic_s + self._domain.timing.refuse_s)
-
-
-def _echoes(update: BindingUpdate, ack: BindingAcknowledgement) -> bool:
-    """RFC 5213 section 6.9.1.2 (6): identifiers and indicators come back as they went out."""
-    kinds = (MobileNodeIdentifier, HandoffIndicator, AccessTechnologyType, MobileNodeLinkLayerIdentifier)
-    return all(update.first(kind) == ack.first(kind) for kind in kinds)
+                deny(core, self._advertising, session, ack.status, now)

@@ -7,21 +7,38 @@ later; and a host that is there outlives the lifetime it was granted while the C
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 from anchord.protocol.advertising import Advertising
 from anchord.protocol.core import Continuation, GatewayCore
+from anchord.protocol.direct import AnchorKnown, Direct
+from anchord.protocol.directory import DirectoryFinder
+from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
-from anchord.protocol.inputs import HostSeen
-from anchord.protocol.outputs import Probe
+from anchord.protocol.inputs import DirectoryAnswered, HostSeen
+from anchord.protocol.mag import ByPolicy, Mag
+from anchord.protocol.outputs import Probe, Send
 from anchord.protocol.prefixes import PoolExhaustedError
 from anchord.protocol.registering import Registering
 from anchord.protocol.session import Phase, Session
+from anchord.protocol.settings import Finding
 from anchord.protocol.timers import Instant
-from anchord.wire.messages import BindingAcknowledgement
+from anchord.wire.messages import (
+    BindingAcknowledgement,
+    NotificationFlag,
+    NotificationReason,
+    NotificationStatus,
+    UpdateNotification,
+    UpdateNotificationAcknowledgement,
+)
+from anchord.wire.options import ALL_ZERO_PREFIX, MobileNodeIdentifier, MobileNodeLinkLayerIdentifier
 
 PROBES = 3
 # A host's own frames and the access point's announcement of it come this close together; later ones are another move.
 ONE_MOVE_S = 0.1
+# So long a node's data is looked at where nobody central says which anchors it has: its addresses name them.
+LISTEN_S = 0.25
 # The plain routers of ``mobility = false`` share one face, as RFC 5213 section 6.9.3 and VRRP have it.
 SHARED_FACE = ""
 
@@ -33,10 +50,26 @@ class ServingRole:
         self._core = core
         self._domain = core.settings.domain
         self._advertising = Advertising(core)
-        self._registering = Registering(core, self._advertising, self._serve)
+        self._direct = Direct(core, self._found, self._doubt)
+        self._registering: Registering | None = None
+        self._directory: DirectoryFinder | None = None
+        self._mag = Mag(core, self._advertising, self._serve)
+        self._finder: Finder = ByPolicy(self._mag, self._make_finder())
         self._attach_tokens = float(self._domain.limits.attach_burst)
         self._attach_filled_s = 0.0
         self._pool_exhausted = False
+
+    def _make_finder(self) -> Finder:
+        domain = self._domain
+        if not domain.mobility:
+            return Plain(self._core, self._serve)
+        if domain.finding is Finding.DIRECTORY:
+            self._directory = DirectoryFinder(self._core, self._direct, self._serve, self._doubt)
+            return self._directory
+        if domain.finding is Finding.ANCHOR_KNOWN or domain.central is None:
+            return AnchorKnown(self._core, self._direct, self._serve)
+        self._registering = Registering(self._core, domain.central, self._advertising, self._serve)
+        return self._registering
 
     # Noticing
 
@@ -52,6 +85,8 @@ class ServingRole:
         session.probes = 0
         if seen.address is not None and seen.address != session.address:
             first, session.address = session.address is None, seen.address
+            if self._is_alone(session):
+                self._direct.heard(session, seen.address, now)
             if first and session.phase is Phase.SERVING:
                 self._core.persist_soon(session, now)  # a restarted gateway has to know whom to ask
         if session.phase is Phase.AWAY:
@@ -67,14 +102,15 @@ class ServingRole:
         elsewhere_meanwhile = seen.reassociated and now.monotonic_s - session.attached_s > ONE_MOVE_S
         if session.phase is Phase.REGISTERING:
             if elsewhere_meanwhile:
-                self._registering.register(session, now)
+                self._finder.register(session, now)
             return
-        if not session.ignored:
+        if not session.ignored and ("listen", session.key) not in self._core.timers:
             self._core.ignore(session)
         if ("probe", session.key) in self._core.timers:
             self._core.timers.cancel(("probe", session.key))
             self._refresh(session, now)
-        elif elsewhere_meanwhile:
+        elif elsewhere_meanwhile or (session.is_fixed and seen.solicited):
+            # Where nobody tells us that a node has left, a solicitation may be all that tells of its return.
             self._refresh(session, now)
         if seen.solicited or seen.reassociated:
             self._advertising.answer(session, now)
@@ -105,6 +141,10 @@ class ServingRole:
             return
         mn_id = mn_id_of_mac(seen.mac)
         key = session_key(mn_id, seen.mac)
+        lma = self._domain.fixed_anchor_of(seen.mac)
+        if lma is not None:
+            self._open(Session(key, mn_id, seen.mac, ALL_ZERO_PREFIX, self._mag.face(key, lma, mn_id)), seen, now)
+            return
         try:
             prefix = core.pool.allocate(key, now.wall_s)
         except PoolExhaustedError:
@@ -115,8 +155,10 @@ class ServingRole:
             return
         self._pool_exhausted = False
         router = core.face(key, mn_id, core.settings.me.name if self._domain.mobility else SHARED_FACE)
-        session = Session(key, mn_id, seen.mac, prefix, router, Phase.REGISTERING)
-        core.open(session)
+        self._open(Session(key, mn_id, seen.mac, prefix, router), seen, now)
+
+    def _open(self, session: Session, seen: HostSeen, now: Instant) -> None:
+        self._core.open(session)
         session.address = seen.address
         self._begin(session, seen.interface, now)
 
@@ -150,11 +192,16 @@ class ServingRole:
     def _begin(self, session: Session, interface: str, now: Instant) -> None:
         session.heard_s = now.monotonic_s
         session.timeline = {"seen": now.monotonic_s}
-        self._core.attach(session, interface, now)
-        if not self._domain.mobility:
-            self._serve(session, (), now)
-            return
-        self._registering.register(session, now)
+        session.asked = {}
+        alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
+        self._core.attach(session, interface, now, LISTEN_S if alone else 0.0)
+        self._finder.register(session, now)
+
+    def _is_alone(self, session: Session) -> bool:
+        """Whether nobody central has told us, or will, which anchors the node has."""
+        if not self._domain.mobility or session.is_fixed or session.phase is not Phase.SERVING:
+            return False
+        return self._domain.finding is Finding.ANCHOR_KNOWN or not session.registered
 
     def _changed_interface(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """Between two access interfaces of this gateway: nobody else need know."""
@@ -169,27 +216,87 @@ class ServingRole:
     # Registration
 
     def unanswered(self, key: str, now: Instant) -> None:
-        """The CMD is silent: serve with our own prefix, register when it is back."""
+        """CMD or directory is silent: serve with our own prefix, ask anchors ourselves, register when it is back."""
         session = self._core.sessions.get(key)
         if session is None or session.phase is not Phase.REGISTERING:
             return
         self._core.report("unregistered", "warning", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
         session.registered = False
+        self._direct.start(session, now)
+        self._core.listen(session, LISTEN_S, now)
         self._serve(session, (), now)
 
-    def acknowledged(self, ack: BindingAcknowledgement, now: Instant) -> None:
-        """A PBA from the CMD."""
-        self._registering.acknowledged(ack, now)
+    def _found(self, session: Session, anchors: tuple[Anchor, ...], now: Instant) -> None:
+        """Anchors that we asked ourselves have answered; a CMD that is back learns of them from our registration."""
+        self._serve(session, anchors, now)
+        if self._registering is not None and not session.registered:
+            self._registering.refresh(session, now)
+        if self._directory is not None:
+            self._directory.found(session, now)
+
+    def directory_answered(self, answer: DirectoryAnswered, now: Instant) -> None:
+        """The directory has spoken."""
+        if self._directory is not None:
+            self._directory.answered(answer, now)
+
+    def directory_silent(self, key: str, now: Instant) -> None:
+        """The directory has not."""
+        if self._directory is not None:
+            self._directory.repeat(key, now)
+
+    def _doubt(self, session: Session, now: Instant) -> None:
+        """An anchor has heard newer things of the node: if it is still here, it says so, and is registered again."""
+        session.probes = 0
+        self.probe(session.key, now)
+
+    def acknowledged(self, source: IPv6Address, ack: BindingAcknowledgement, now: Instant) -> None:
+        """A PBA from the CMD, or from an anchor that we have asked or that the CMD has."""
+        if self._mag.acknowledged(source, ack, now):
+            return
+        if self._registering is not None and source == self._domain.central:
+            self._registering.acknowledged(ack, now)
+        elif not self._direct.acknowledged(source, ack, now) and not (
+            self._registering is not None and self._registering.located(source, ack, now)
+        ):
+            # RFC 6275 section 11.7.3: a sequence number that nobody waits for is silently ignored.
+            self._core.counters.of(source).drop("unmatched-ack")
+
+    def notified(self, source: IPv6Address, notification: UpdateNotification, now: Instant) -> None:
+        """The CMD has news of a node that we serve and wants it registered again (RFC 7077 section 4.1, decision 14).
+
+        Its answer to that registration is the news: the list of anchors, complete.
+        """
+        core, mn_id = self._core, notification.first(MobileNodeIdentifier)
+        ll_id = notification.first(MobileNodeLinkLayerIdentifier)
+        session = None
+        if mn_id is not None:
+            session = core.sessions.get(session_key(mn_id, ll_id.identifier if ll_id else None))
+        if notification.flags & NotificationFlag.ACKNOWLEDGE:
+            # RFC 7077 section 5.2: acknowledged whether or not there is anything to do.
+            echoed = tuple(option for option in (mn_id, ll_id) if option is not None)
+            done = UpdateNotificationAcknowledgement(notification.sequence, NotificationStatus.SUCCESS, echoed)
+            core.emit(Send(source, done))
+        if session is None or session.phase is not Phase.SERVING:
+            core.counters.of(source).drop("notification-not-serving")
+        elif notification.reason == NotificationReason.FORCE_REREGISTRATION:
+            self._finder.refresh(session, now)
+
+    def abandon(self, session: Session) -> None:
+        """The node is elsewhere: nothing of what we do for it here goes on (decision 17)."""
+        self._finder.abandon(session)
+        self._direct.abandon(session)
+        for kind in ("refresh", "advertise", "fallback", "probe", "redeclare", "listen"):
+            self._core.timers.cancel((kind, session.key))
 
     # Serving
 
     def _serve(self, session: Session, anchors: tuple[Anchor, ...], now: Instant) -> None:
         core = self._core
         core.timers.cancel(("fallback", session.key))
-        kept = {anchor.maar for anchor in anchors}
         shown = (*session.withdrawn, *session.anchors)
-        session.withdrawn = tuple(anchor for anchor in shown if anchor.maar not in kept)
+        session.withdrawn = tuple(anchor for anchor in shown if not any(map(anchor.is_same_as, anchors)))
         session.anchors = anchors
+        self._note_released(session, now)
         session.phase = Phase.SERVING
         session.serving = None
         for anchor in anchors:
@@ -200,6 +307,30 @@ class ServingRole:
         core.declare(session, Continuation(session.key))
         # Nobody is promised anything by this: should it be lost, the host's next frame has it registered again.
         core.persist_soon(session, now)
+
+    def _note_released(self, session: Session, now: Instant) -> None:
+        """What the host has to forget it may go on using until its address runs out; those packets are answered."""
+        held = {session.prefix, *(prefix for anchor in session.anchors for prefix in anchor.prefixes)}
+        until = now.wall_s + self._domain.lifetimes.valid_s
+        released = {prefix: at for prefix, at in session.released.items() if at > now.wall_s}
+        for anchor in session.withdrawn:
+            released |= dict.fromkeys(anchor.prefixes, until)
+        session.released = {prefix: at for prefix, at in released.items() if prefix not in held}
+        if session.released:
+            first_s = min(session.released.values()) - now.wall_s
+            self._core.timers.set(("released", session.key), now.monotonic_s + max(first_s, 0.0))
+
+    def forget_released(self, session: Session, now: Instant) -> None:
+        """The host has forgotten an address of a prefix that was given up."""
+        if session.phase is Phase.SERVING:
+            self._note_released(session, now)
+            self._core.declare(session)
+            self._core.persist_soon(session, now)
+
+    def lose_anchor(self, session: Session, maar: IPv6Address, now: Instant) -> None:
+        """An anchor gives up what it anchors of this node."""
+        if session.phase is Phase.SERVING and any(anchor.maar == maar for anchor in session.anchors):
+            self._serve(session, tuple(anchor for anchor in session.anchors if anchor.maar != maar), now)
 
     def installed(self, session: Session, error: str | None, now: Instant) -> None:
         """The kernel forwards for the node: now it may hear of its routers (RFC 5213 section 6.7)."""
@@ -230,11 +361,9 @@ class ServingRole:
             )
             session.timeline = {}
 
-    def redeclare(self, key: str) -> None:
+    def redeclare(self, session: Session) -> None:
         """Ask the kernel once more for what it refused."""
-        session = self._core.sessions.get(key)
-        if session is not None:
-            self._core.declare(session, Continuation(session.key))
+        self._core.declare(session, Continuation(session.key))
 
     def advertise(self, session: Session, now: Instant) -> None:
         """It is time to renew what the node was promised."""
@@ -271,25 +400,21 @@ class ServingRole:
     def _refresh(self, session: Session, now: Instant) -> None:
         """The node is there."""
         session.verified_s = now.monotonic_s
-        if self._domain.mobility:
-            self._registering.refresh(session, now)
-        else:
-            self._core.lives_on(session, self._domain.lifetimes.binding_s, now)
+        self._finder.refresh(session, now)
 
     def mistaken(self, session: Session, now: Instant) -> None:
         """What was taken for a host is a gateway: as if it had never been here."""
-        registered = session.registered or self._core.exchanges.outstanding(self._domain.central, session.key)
+        known = session.registered or self._finder.is_waiting(session)
         self._core.close(session, now)
-        if registered and self._domain.mobility:
-            self._registering.deregister(session, now)
+        if known:
+            self._finder.end(session, now)
 
     def expired(self, session: Session, now: Instant) -> None:
         """The lifetime is over: only the serving gateway ends a session (RFC 8885 section 3.5)."""
         core, domain = self._core, self._domain
         serving = session.phase is Phase.SERVING
         there = now.monotonic_s - session.verified_s <= domain.lifetimes.binding_s
-        unanswered = core.exchanges.outstanding(domain.central, session.key) is not None
-        if serving and there and unanswered and domain.serve_unregistered:
+        if serving and there and self._finder.is_waiting(session) and domain.serve_unregistered:
             # The node is there and the CMD is not: our refresh is being repeated.
             session.registered = False
             core.lives_on(session, domain.lifetimes.binding_s, now)
@@ -299,5 +424,6 @@ class ServingRole:
         core.report("ended", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
         self._advertising.withdraw_all(session)
         core.close(session, now)
-        if serving and session.registered and domain.mobility:
-            self._registering.deregister(session, now)
+        # A directory that was silent may be back, and anchors were asked meanwhile.
+        if serving and (session.registered or self._directory is not None):
+            self._finder.end(session, now)

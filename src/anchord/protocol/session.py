@@ -14,7 +14,7 @@ RFC 8885 calls a gateway S-MAAR for a node that is SERVING and P-MAAR for one th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from anchord.declared import HostState, LogicalRouter, PrefixEntry, Role
 from anchord.protocol.groups import Anchor, router_from_json, router_to_json
 from anchord.protocol.journal import address_text, prefix_text
-from anchord.wire.options import MobileNodeIdentifier
+from anchord.wire.options import ALL_ZERO_PREFIX, MobileNodeIdentifier
 
 
 class Phase(Enum):
@@ -40,18 +40,23 @@ class Session:
     key: str
     mn_id: MobileNodeIdentifier
     mac: bytes
-    prefix: IPv6Network  # of our own pool, leased to this node
+    prefix: IPv6Network  # of our own pool, leased to this node; all-zero: none, an LMA gives it all it has
     router: LogicalRouter  # our face towards this node
-    phase: Phase
+    phase: Phase = Phase.REGISTERING
     interface: str | None = None  # access interface, when attached
     anchors: tuple[Anchor, ...] = ()  # the node's other anchors, when SERVING
     withdrawn: tuple[Anchor, ...] = ()  # anchors whose routers the host has still to be told to forget
     serving: IPv6Address | None = None  # who serves it, when AWAY
+    others: tuple[IPv6Network, ...] = ()  # what else the node holds, as we were told when AWAY
+    released: dict[IPv6Network, float] = field(default_factory=dict)  # given up: wall time at which the host forgets it
+    withheld: bool = False  # our own prefix is not shown to the node: it holds too many already
     ticks: int = 0  # newest timestamp accepted, from us or about us
     registered: bool = False  # the CMD has acknowledged what we serve
     expires_wall_s: float = 0.0
+    answered_s: float = -1e9  # monotonic; when the CMD last acknowledged
     answered_sequence: int = -1  # of the PBU whose PBAs are still additive (decision 12)
     address: IPv6Address | None = None  # one the node has used; who is asked whether it is still there
+    asked: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # directly, since it came
     told_sequence: int | None = None  # of the CMD's last update about it, when no timestamps are in use
     # The rest is not journalled: it is about this moment.
     heard_s: float = 0.0  # monotonic; last frame of the node
@@ -63,24 +68,37 @@ class Session:
     left_s: float = -1.0  # monotonic; when it was reported elsewhere
     timeline: dict[str, float] = field(default_factory=dict)  # monotonic seconds by phase of this handover
 
-    def forwarding(self) -> HostState:
-        """What should be true of this node in the kernel now."""
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all its prefixes are anchored at one LMA, whose MAG we are (RFC 5213)."""
+        return self.prefix == ALL_ZERO_PREFIX
+
+    def forwarding(self, local_networks: tuple[IPv6Network, ...] = ()) -> HostState:
+        """What should be true of this node in the kernel now; ``local_networks`` are those behind this gateway."""
         here = self.interface is not None
-        entries: list[PrefixEntry] = []
         if here and self.phase is Phase.SERVING:
-            # Imported prefixes first: the flows that are waiting for this run through them.
-            entries += [
-                PrefixEntry(prefix, Role.IMPORTED, anchor.router, anchor.maar)
-                for anchor in self.anchors
-                for prefix in anchor.prefixes
-            ]
-            entries.append(PrefixEntry(self.prefix, Role.ANCHORED, self.router))
+            entries = self._here(local_networks)
         else:
+            entries = []
             if self.serving is not None:
-                entries.append(PrefixEntry(self.prefix, Role.EXPORTED, None, self.serving))
-            if here and self.phase is Phase.REGISTERING:
+                exported = PrefixEntry(self.prefix, Role.EXPORTED, None, self.serving)
+                if local_networks:
+                    exported = replace(exported, local_networks=local_networks, others=self.others)
+                entries.append(exported)
+            if here and self.phase is Phase.REGISTERING and not self.is_fixed:
                 entries.append(PrefixEntry(self.prefix, Role.PREPARED, self.router))
         return HostState(self.key, self.mac if here else None, self.interface, tuple(entries))
+
+    def _here(self, local_networks: tuple[IPv6Network, ...]) -> list[PrefixEntry]:
+        """Imported prefixes first: the flows that are waiting for this run through them."""
+        entries = [
+            PrefixEntry(prefix, Role.IMPORTED, anchor.router, anchor.maar, local_networks=anchor.local_networks)
+            for anchor in self.anchors
+            for prefix in anchor.prefixes
+        ]
+        if not self.is_fixed:
+            entries.append(PrefixEntry(self.prefix, Role.ANCHORED, self.router, local_networks=local_networks))
+        return entries + [PrefixEntry(prefix, Role.RELEASED) for prefix in self.released]
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
@@ -93,6 +111,9 @@ class Session:
             "phase": self.phase.value,
             "interface": self.interface,
             "anchors": [anchor.to_json() for anchor in self.anchors],
+            "others": [prefix_text(prefix) for prefix in self.others],
+            "released": {prefix_text(prefix): until for prefix, until in self.released.items()},
+            "withheld": self.withheld,
             "serving": None if self.serving is None else address_text(self.serving),
             "ticks": self.ticks,
             "registered": self.registered,
@@ -116,6 +137,9 @@ class Session:
             interface=value["interface"],
             anchors=tuple(Anchor.from_json(anchor) for anchor in value["anchors"]),
             serving=None if value["serving"] is None else IPv6Address(value["serving"]),
+            others=tuple(IPv6Network(prefix) for prefix in value.get("others", ())),
+            released={IPv6Network(prefix): until for prefix, until in value.get("released", {}).items()},
+            withheld=value.get("withheld", False),
             ticks=value["ticks"],
             registered=value["registered"],
             expires_wall_s=value["expires_wall_s"],

@@ -4,8 +4,9 @@ No I/O, no clock, no state. The layer is total: any bytes give a value or one :c
 
 =================  =====================================================================================
 header             the Mobility Header as a whole: ``decode``, ``encode``, ``checksum`` (RFC 6275 section 6.1)
-messages           Binding Update, Binding Acknowledgement, Binding Error (RFC 6275, RFC 5213, RFC 8885)
-options            mobility options, driven by one table (RFC 6275 6.2, RFC 5213 8, RFC 8885 4, RFC 4283)
+messages           Binding Update, Acknowledgement, Error (RFC 6275, RFC 5213, RFC 8885), Heartbeat (RFC 5847),
+                   Binding Revocation (RFC 5846), Update Notification (RFC 7077)
+options            mobility options, driven by one table (RFC 6275 6.2, RFC 5213 8, RFC 8885 4, RFC 5847, RFC 4283)
 neighbor           ICMPv6 Neighbor Discovery messages (RFC 4861, RFC 4191); gathers the two modules below
 neighbor_options   Neighbor Discovery options (RFC 4861 4.6, RFC 4191 2.3, RFC 8106 5)
 frames             Ethernet frames around them, and the 802.2 XID "Layer 2 Update" frame

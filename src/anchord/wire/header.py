@@ -23,10 +23,19 @@ from anchord.wire.messages import (
     BindingAckFlag,
     BindingAcknowledgement,
     BindingError,
+    BindingRevocationAcknowledgement,
+    BindingRevocationIndication,
     BindingUpdate,
     BindingUpdateFlag,
+    Heartbeat,
+    HeartbeatFlag,
     Message,
+    NotificationFlag,
+    RevocationFlag,
+    RevocationType,
     UnknownMessage,
+    UpdateNotification,
+    UpdateNotificationAcknowledgement,
 )
 from anchord.wire.options import TIME_UNIT_S, decode_options, encode_options, lifetime_units
 
@@ -42,7 +51,7 @@ _CHECKSUM_AT = 4
 
 
 class MHType(IntEnum):
-    """Mobility Header types (IANA registry); anchord reads 5 to 7."""
+    """Mobility Header types (IANA registry); anchord reads 5 to 7, 13, 16, 19 and 20."""
 
     BINDING_REFRESH_REQUEST = 0
     HOME_TEST_INIT = 1
@@ -126,6 +135,10 @@ def verify(source: IPv6Address, destination: IPv6Address, data: bytes) -> bool:
 _BINDING_UPDATE = struct.Struct("!HHH")  # Sequence #, flags, Lifetime: RFC 6275 section 6.1.7, RFC 8885 section 4.1
 _BINDING_ACKNOWLEDGEMENT = struct.Struct("!BBHH")  # Status, flags, Sequence #, Lifetime: 6.1.8, RFC 8885 section 4.2
 _BINDING_ERROR = struct.Struct("!BB16s")  # Status, Reserved, Home Address: RFC 6275 section 6.1.9
+_HEARTBEAT = struct.Struct("!HI")  # Reserved and flags, Sequence Number: RFC 5847 section 3.3
+_BINDING_REVOCATION = struct.Struct("!BBHH")  # B.R. Type, R. Trigger or Status, Sequence #, flags: RFC 5846 section 5
+_UPDATE_NOTIFICATION = struct.Struct("!HHH")  # Sequence #, Notification Reason, flags: RFC 7077 section 4.1
+_UPDATE_NOTIFICATION_ACKNOWLEDGEMENT = struct.Struct("!HB3x")  # Sequence #, Status Code, Reserved: section 4.2
 
 
 def _read_binding_update(data: bytes) -> BindingUpdate:
@@ -145,10 +158,45 @@ def _read_binding_error(data: bytes) -> BindingError:
     return BindingError(status, IPv6Address(home_address), decode_options(data, _FIXED + _BINDING_ERROR.size))
 
 
+def _read_heartbeat(data: bytes) -> Heartbeat:
+    flags, sequence = _HEARTBEAT.unpack_from(data, _FIXED)
+    return Heartbeat(sequence, HeartbeatFlag(flags), decode_options(data, _FIXED + _HEARTBEAT.size))
+
+
+def _read_binding_revocation(data: bytes) -> BindingRevocationIndication | BindingRevocationAcknowledgement:
+    kind, value, sequence, flags = _BINDING_REVOCATION.unpack_from(data, _FIXED)
+    if kind not in (RevocationType.INDICATION, RevocationType.ACKNOWLEDGEMENT):
+        # RFC 5846 section 5 names no answer, and a Binding Error would say that MH Type 16 is not known at all.
+        raise WireError("revocation-type", f"Binding Revocation Type {kind} is neither indication nor acknowledgement")
+    options = decode_options(data, _FIXED + _BINDING_REVOCATION.size)
+    if kind == RevocationType.INDICATION:
+        return BindingRevocationIndication(value, sequence, RevocationFlag(flags), options)
+    return BindingRevocationAcknowledgement(value, sequence, RevocationFlag(flags), options)
+
+
+def _read_update_notification(data: bytes) -> UpdateNotification:
+    sequence, reason, flags = _UPDATE_NOTIFICATION.unpack_from(data, _FIXED)
+    options = decode_options(data, _FIXED + _UPDATE_NOTIFICATION.size)
+    return UpdateNotification(sequence, reason, NotificationFlag(flags), options)
+
+
+def _read_update_notification_acknowledgement(data: bytes) -> UpdateNotificationAcknowledgement:
+    sequence, status = _UPDATE_NOTIFICATION_ACKNOWLEDGEMENT.unpack_from(data, _FIXED)
+    options = decode_options(data, _FIXED + _UPDATE_NOTIFICATION_ACKNOWLEDGEMENT.size)
+    return UpdateNotificationAcknowledgement(sequence, status, options)
+
+
 _READERS: dict[int, tuple[struct.Struct, Callable[[bytes], Message]]] = {
     MHType.BINDING_UPDATE: (_BINDING_UPDATE, _read_binding_update),
     MHType.BINDING_ACKNOWLEDGEMENT: (_BINDING_ACKNOWLEDGEMENT, _read_binding_acknowledgement),
     MHType.BINDING_ERROR: (_BINDING_ERROR, _read_binding_error),
+    MHType.HEARTBEAT: (_HEARTBEAT, _read_heartbeat),
+    MHType.BINDING_REVOCATION: (_BINDING_REVOCATION, _read_binding_revocation),
+    MHType.UPDATE_NOTIFICATION: (_UPDATE_NOTIFICATION, _read_update_notification),
+    MHType.UPDATE_NOTIFICATION_ACKNOWLEDGEMENT: (
+        _UPDATE_NOTIFICATION_ACKNOWLEDGEMENT,
+        _read_update_notification_acknowledgement,
+    ),
 }
 
 
@@ -173,6 +221,35 @@ def _message_data(message: Message) -> tuple[int, bytes]:
         case BindingError():
             mh_type = MHType.BINDING_ERROR
             fixed = unsigned(message.status, 1, "status") + b"\0" + message.home_address.packed
+        case Heartbeat():
+            mh_type = MHType.HEARTBEAT
+            fixed = unsigned(message.flags, 2, "flags") + unsigned(message.sequence, 4, "sequence number")
+        case BindingRevocationIndication():
+            mh_type = MHType.BINDING_REVOCATION
+            fixed = (
+                bytes((RevocationType.INDICATION,))
+                + unsigned(message.trigger, 1, "trigger")
+                + unsigned(message.sequence, 2, "sequence number")
+                + unsigned(message.flags, 2, "flags")
+            )
+        case BindingRevocationAcknowledgement():
+            mh_type = MHType.BINDING_REVOCATION
+            fixed = (
+                bytes((RevocationType.ACKNOWLEDGEMENT,))
+                + unsigned(message.status, 1, "status")
+                + unsigned(message.sequence, 2, "sequence number")
+                + unsigned(message.flags, 2, "flags")
+            )
+        case UpdateNotification():
+            mh_type = MHType.UPDATE_NOTIFICATION
+            fixed = (
+                unsigned(message.sequence, 2, "sequence number")
+                + unsigned(message.reason, 2, "reason")
+                + unsigned(message.flags, 2, "flags")
+            )
+        case UpdateNotificationAcknowledgement():
+            mh_type = MHType.UPDATE_NOTIFICATION_ACKNOWLEDGEMENT
+            fixed = unsigned(message.sequence, 2, "sequence number") + unsigned(message.status, 1, "status") + bytes(3)
         case UnknownMessage():
             if len(message.data) % 8 != 2:
                 raise ValueError(f"{len(message.data)} octets after the checksum: not 2 more than a multiple of 8")

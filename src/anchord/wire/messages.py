@@ -1,13 +1,17 @@
-"""The messages of the Mobility Header that anchord speaks (RFC 6275 section 6.1, RFC 5213 section 8, RFC 8885 4).
+"""The messages of the Mobility Header that anchord reads and writes.
+
+Binding Update, Acknowledgement and Error (RFC 6275 section 6.1, RFC 5213 section 8, RFC 8885 section 4), Heartbeat
+(RFC 5847), Binding Revocation (RFC 5846), Update Notification (RFC 7077).
 
 A proxy binding update is a Binding Update with the P flag, a proxy binding acknowledgement likewise: one class each.
-Numbers are kept as they came where a registry may grow, so unknown flags and status values survive.
+Numbers are kept as they came where a registry may grow, so unknown flags and status values survive. The flags of the
+last three have no registry: their reserved bits are 0 when sent and ignored when received, so no value holds them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import CONFORM, IntEnum, IntFlag
 from ipaddress import IPv6Address
 
 from anchord.wire.carrier import Carrier
@@ -86,6 +90,82 @@ class BindingErrorStatus(IntEnum):
     UNRECOGNIZED_MH_TYPE = 2
 
 
+class HeartbeatFlag(IntFlag, boundary=CONFORM):
+    """Flags of a Heartbeat (RFC 5847 section 3.3); without RESPONSE it is a request."""
+
+    UNSOLICITED = 0x0002  # U: in a response that nobody asked for
+    RESPONSE = 0x0001  # R
+
+
+class RevocationType(IntEnum):
+    """Which of the two messages a Binding Revocation Message is (RFC 5846 section 5)."""
+
+    INDICATION = 1
+    ACKNOWLEDGEMENT = 2
+
+
+class RevocationFlag(IntFlag, boundary=CONFORM):
+    """Flags of both Binding Revocation Messages (RFC 5846 sections 5.1 and 5.2); the answer repeats the question's."""
+
+    PROXY = 0x8000  # P: the binding is one of Proxy Mobile IPv6
+    IPV4_ONLY = 0x4000  # V: only the IPv4 home address
+    GLOBAL = 0x2000  # G: every binding between the two, or all that share an identifier
+
+
+class RevocationTrigger(IntEnum):
+    """Why bindings are revoked (RFC 5846 section 5.1): below 128 for one node, 128 to 249 with GLOBAL."""
+
+    UNSPECIFIED = 0
+    ADMINISTRATIVE_REASON = 1
+    HANDOVER_SAME_ACCESS_TYPE = 2
+    HANDOVER_DIFFERENT_ACCESS_TYPE = 3
+    HANDOVER_UNKNOWN = 4
+    USER_INITIATED_TERMINATION = 5
+    ACCESS_NETWORK_TERMINATION = 6
+    POSSIBLE_OUT_OF_SYNC_BCE_STATE = 7
+    PER_PEER_POLICY = 128
+    REVOKING_MOBILITY_NODE_LOCAL_POLICY = 129
+
+
+class RevocationStatus(IntEnum):
+    """Status of a Binding Revocation Acknowledgement (RFC 5846 section 5.2); 128 and more reject."""
+
+    SUCCESS = 0
+    PARTIAL_SUCCESS = 1
+    BINDING_DOES_NOT_EXIST = 128
+    IPV4_HOME_ADDRESS_OPTION_REQUIRED = 129
+    GLOBAL_REVOCATION_NOT_AUTHORIZED = 130
+    REVOKED_MOBILE_NODES_IDENTITY_REQUIRED = 131
+    REVOCATION_FAILED_MN_IS_ATTACHED = 132
+    REVOCATION_TRIGGER_NOT_SUPPORTED = 133
+    REVOCATION_FUNCTION_NOT_SUPPORTED = 134
+    PROXY_BINDING_REVOCATION_NOT_SUPPORTED = 135
+
+
+class NotificationFlag(IntFlag, boundary=CONFORM):
+    """Flags of an Update Notification (RFC 7077 section 4.1)."""
+
+    ACKNOWLEDGE = 0x8000  # A: an acknowledgement is wanted
+    RETRANSMITTED = 0x4000  # D: sent before with this sequence number and these contents
+
+
+class NotificationReason(IntEnum):
+    """What an Update Notification asks for (RFC 7077 section 4.1)."""
+
+    FORCE_REREGISTRATION = 1
+    UPDATE_SESSION_PARAMETERS = 2
+    VENDOR_SPECIFIC_REASON = 3
+    ANI_PARAMS_REQUESTED = 4
+
+
+class NotificationStatus(IntEnum):
+    """Status of an Update Notification Acknowledgement (RFC 7077 section 4.2); 128 and more are errors."""
+
+    SUCCESS = 0
+    FAILED_TO_UPDATE_SESSION_PARAMETERS = 128
+    MISSING_VENDOR_SPECIFIC_OPTION = 129
+
+
 @dataclass(frozen=True, slots=True)
 class BindingUpdate(Carrier):
     """A Binding Update (RFC 6275 section 6.1.7).
@@ -124,6 +204,69 @@ class BindingError(Carrier):
 
 
 @dataclass(frozen=True, slots=True)
+class Heartbeat(Carrier):
+    """A Heartbeat (RFC 5847 section 3.3), request or response: ``sequence`` 0 to 2**32 - 1.
+
+    A response has the request's sequence number, unless it is unsolicited: then that number means nothing.
+    """
+
+    sequence: int
+    flags: HeartbeatFlag
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BindingRevocationIndication(Carrier):
+    """A Binding Revocation Indication (RFC 5846 section 5.1).
+
+    ``trigger`` 0 to 255, see :class:`RevocationTrigger`. ``sequence`` 0 to 65535.
+    """
+
+    trigger: int
+    sequence: int
+    flags: RevocationFlag
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BindingRevocationAcknowledgement(Carrier):
+    """A Binding Revocation Acknowledgement (RFC 5846 section 5.2).
+
+    ``status`` 0 to 255, see :class:`RevocationStatus`. ``sequence`` and ``flags`` are those of the indication.
+    """
+
+    status: int
+    sequence: int
+    flags: RevocationFlag
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateNotification(Carrier):
+    """An Update Notification (RFC 7077 section 4.1).
+
+    ``sequence`` 0 to 65535. ``reason`` 0 to 65535, see :class:`NotificationReason`.
+    """
+
+    sequence: int
+    reason: int
+    flags: NotificationFlag
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateNotificationAcknowledgement(Carrier):
+    """An Update Notification Acknowledgement (RFC 7077 section 4.2).
+
+    ``sequence`` is that of the notification. ``status`` 0 to 255, see :class:`NotificationStatus`.
+    """
+
+    sequence: int
+    status: int
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownMessage:
     """A message of a type anchord does not read: to be answered by a Binding Error (RFC 6275 section 9.2).
 
@@ -134,4 +277,14 @@ class UnknownMessage:
     data: bytes
 
 
-Message = BindingUpdate | BindingAcknowledgement | BindingError | UnknownMessage
+Message = (
+    BindingUpdate
+    | BindingAcknowledgement
+    | BindingError
+    | Heartbeat
+    | BindingRevocationIndication
+    | BindingRevocationAcknowledgement
+    | UpdateNotification
+    | UpdateNotificationAcknowledgement
+    | UnknownMessage
+)

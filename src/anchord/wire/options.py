@@ -1,8 +1,8 @@
 """Mobility options (RFC 6275 section 6.2): the TLVs behind the fixed part of a Mobility Header message.
 
 Supported: RFC 6275 (Binding Refresh Advice, Alternate Care-of Address), RFC 4283 with the subtypes of RFC 8371,
-RFC 5213 section 8, RFC 8885 section 4. ``FORMATS`` below is the whole of it: one row for each option with its type
-number, length, alignment, and how to read and write what follows its length.
+RFC 5213 section 8, RFC 5847 section 3.4, RFC 8885 section 4. ``FORMATS`` below is the whole of it: one row for each
+option with its type number, length, alignment, and how to read and write what follows its length.
 
 Padding is not a value. It is dropped on receipt and made anew on sending, each option at its own alignment and the
 whole a multiple of 8 octets long.
@@ -154,6 +154,13 @@ class Timestamp:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartCounter:
+    """How often the sender lost its sessions (RFC 5847 section 3.4), in Heartbeat responses: 0 to 2**32 - 1."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class AnchoredPrefix:
     """A prefix of the mobile node with the gateway that anchors it (RFC 8885 section 4.3)."""
 
@@ -225,6 +232,7 @@ Option = (
     | MobileNodeLinkLayerIdentifier
     | LinkLocalAddress
     | Timestamp
+    | RestartCounter
     | AnchoredPrefix
     | LocalPrefix
     | PreviousMaar
@@ -343,6 +351,10 @@ FORMATS: tuple[OptionFormat[Any], ...] = (
     OptionFormat(27, Timestamp, 8, 8, (8, 2),
                  lambda data: Timestamp(int.from_bytes(data, "big")),
                  lambda option: unsigned(option.ticks, 8, "timestamp")),
+    # RFC 5847 section 3.4
+    OptionFormat(28, RestartCounter, 4, 4, (4, 2),
+                 lambda data: RestartCounter(int.from_bytes(data, "big")),
+                 lambda option: unsigned(option.value, 4, "restart counter")),
     # RFC 8885 section 4.3
     OptionFormat(65, AnchoredPrefix, 18, 18, (8, 4),
                  lambda data: AnchoredPrefix(_read_prefix(data)),

@@ -1,0 +1,230 @@
+"""Nothing central: a serving gateway asks the anchors of a node itself, and each anchor tells it of the others.
+
+Pools are exclusive and known to all gateways, so an address that the node uses names its anchor; a gateway that
+anchored the node before knows the others from the last update about it. Where neither helps yet, the gateway's
+neighbours are asked for the node by its identifier alone. Each anchor answers with its prefix, its face and its local
+networks, and with a group of option 67 for every other anchor that it knows of; those are asked in turn.
+
+draft-bernardos-dmm-distributed-anchoring section 3.2 (PBU with D between gateways), RFC 5213 section 6.9 for the
+messages. Used alone, behind a directory (``directory.py``), and while a CMD or a directory is silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv6Address, IPv6Network
+
+from anchord.protocol.core import GatewayCore
+from anchord.protocol.counters import status_name
+from anchord.protocol.exchange import Exchange
+from anchord.protocol.finder import Serve
+from anchord.protocol.groups import Anchor, merge_anchors, read_groups
+from anchord.protocol.identity import mn_id_text
+from anchord.protocol.session import Phase, Session
+from anchord.protocol.settings import GatewayInfo
+from anchord.protocol.timers import Instant
+from anchord.protocol.updates import echoes, proxy_update, retained
+from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, Status
+from anchord.wire.options import ALL_ZERO_PREFIX, AnchoredPrefix, Handoff, HomeNetworkPrefix
+
+Doubt = Callable[[Session, Instant], None]
+"""An anchor has heard newer things of the node than we have: is it still here?"""
+
+# What an anchor says that does not hold (any more) what it was asked for.
+_NOT_HERS = (Status.NOT_LMA_FOR_THIS_MOBILE_NODE, Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX)
+
+
+class Direct:
+    """PBUs to anchors and their PBAs. ``serve`` is called with all anchors that have answered, each time one does."""
+
+    def __init__(self, core: GatewayCore, serve: Serve, doubt: Doubt) -> None:
+        self._core = core
+        self._domain = core.settings.domain
+        self._serve = serve
+        self._doubt = doubt
+
+    # Asking
+
+    def start(self, session: Session, now: Instant) -> None:
+        """Ask whoever is known to anchor something of this node; the neighbours, if nobody is."""
+        session.asked = {}
+        known = self._known(session)
+        for maar, prefixes in known.items():
+            self.ask(session, maar, prefixes, now)
+        if not known:
+            for maar in self._core.settings.neighbours:
+                self.ask(session, maar, (), now)
+
+    def heard(self, session: Session, address: IPv6Address, now: Instant) -> None:
+        """The node used ``address``: whose is it?"""
+        prefix = _slash64(address)
+        owner = self._owner(prefix)
+        if owner is None or any(prefix in anchor.prefixes for anchor in session.anchors):
+            return
+        if owner.address not in session.asked or not session.asked[owner.address]:
+            self.ask(session, owner.address, (prefix,), now)
+
+    def ask(self, session: Session, maar: IPv6Address, prefixes: tuple[IPv6Network, ...], now: Instant) -> None:
+        """Tell one anchor that the node is here. Without ``prefixes`` the question is whether it anchors any."""
+        if len(session.asked) >= 2 * self._domain.limits.anchors_per_host and maar not in session.asked:
+            self._core.counters.count("limit.anchors")
+            return
+        session.asked[maar] = prefixes
+        self._send(session, maar, prefixes, Handoff.UNKNOWN, self._domain.lifetimes.binding_s, now)
+
+    def refresh(self, session: Session, now: Instant) -> None:
+        """Every anchor is told that the node is still here (RFC 5213 section 6.9.1.3)."""
+        for anchor in session.anchors:
+            lifetime_s = self._domain.lifetimes.binding_s
+            self._send(session, anchor.maar, anchor.prefixes, Handoff.UNCHANGED, lifetime_s, now)
+
+    def end(self, session: Session, now: Instant) -> None:
+        """Every anchor is told that the session is over (RFC 5213 section 6.9.1.4)."""
+        for anchor in session.anchors:
+            self._send(session, anchor.maar, anchor.prefixes, Handoff.UNKNOWN, 0, now)
+
+    def abandon(self, session: Session) -> None:
+        """The node is elsewhere."""
+        for maar in {**session.asked, **{anchor.maar: () for anchor in session.anchors}}:
+            self._core.exchanges.cancel(maar, session.key)
+        session.asked = {}
+
+    def _known(self, session: Session) -> dict[IPv6Address, tuple[IPv6Network, ...]]:
+        """Anchors by what the node is seen to use and by what we were told while it was elsewhere."""
+        seen = () if session.address is None else (_slash64(session.address),)
+        anchored = tuple(prefix for anchor in session.anchors for prefix in anchor.prefixes)
+        known: dict[IPv6Address, tuple[IPv6Network, ...]] = {}
+        if session.serving is not None and session.serving != self._core.settings.me.address:
+            known[session.serving] = ()  # it knows all anchors, itself among them
+        for prefix in dict.fromkeys((*seen, *anchored, *session.others)):
+            owner = self._owner(prefix)
+            if owner is not None:
+                known[owner.address] = (*known.get(owner.address, ()), prefix)
+        return known
+
+    def _owner(self, prefix: IPv6Network) -> GatewayInfo | None:
+        """The other gateway that can have given out ``prefix``."""
+        owner = self._domain.anchor_of(prefix)
+        return None if owner is None or owner.address == self._core.settings.me.address else owner
+
+    def _send(
+        self,
+        session: Session,
+        maar: IPv6Address,
+        prefixes: tuple[IPv6Network, ...],
+        handoff: Handoff,
+        lifetime_s: int,
+        now: Instant,
+    ) -> None:
+        # Whose prefix it is not, that anchor learns to accept from here for its local networks, and hands on.
+        others = [AnchoredPrefix(session.prefix), *retained(session)]
+        others = [option for option in others if option.prefix not in prefixes]
+        wanted = [HomeNetworkPrefix(prefix) for prefix in prefixes or (ALL_ZERO_PREFIX,)]
+        message, ticks = proxy_update(self._core, session, handoff, lifetime_s, wanted, others, now)
+        # There is nobody else to order us and other gateways: the newest timestamp has the node.
+        session.ticks = max(session.ticks, ticks)
+        session.timeline.setdefault("pbu", now.monotonic_s)
+        self._core.emit(*self._core.exchanges.start(maar, session.key, message, ticks, now))
+
+    # The answer
+
+    def acknowledged(self, source: IPv6Address, ack: BindingAcknowledgement, now: Instant) -> bool:
+        """A PBA of another gateway; False when we have not asked it."""
+        core = self._core
+        exchange = core.exchanges.match(source, ack)
+        if exchange is None:
+            return False
+        session = core.sessions.get(exchange.session)
+        counters = core.counters.of(source)
+        if not echoes(exchange.message, ack):
+            counters.drop("echo-mismatch")
+            core.exchanges.cancel(source, exchange.session)
+        elif ack.status >= 128:
+            counters.refuse(ack.status)
+            self._refused(session, exchange, ack, now)
+        else:
+            core.exchanges.cancel(source, exchange.session)
+            if not ack.flags & BindingAckFlag.DISTRIBUTED:
+                counters.drop("not-distributed")
+            elif session is not None and session.phase is Phase.SERVING and exchange.message.lifetime_s:
+                self._accepted(session, self._domain.gateways[source], ack, now)
+        return True
+
+    def _accepted(self, session: Session, gateway: GatewayInfo, ack: BindingAcknowledgement, now: Instant) -> None:
+        groups = read_groups(gateway.address, ack.options)
+        prefixes = tuple(o.prefix for o in ack.all(HomeNetworkPrefix) if gateway.owns(o.prefix))
+        if prefixes:
+            session.timeline.setdefault("pba", now.monotonic_s)
+            session.asked[gateway.address] = prefixes
+            router = groups.own.router or self._core.face(session.key, session.mn_id, gateway.name)
+            anchor = Anchor(gateway.address, prefixes, router, groups.own.local_networks)
+            merged = merge_anchors(session.anchors, (anchor,))[: self._domain.limits.anchors_per_host]
+            if merged != session.anchors:
+                self._serve(session, merged, now)
+        for other in groups.anchors[: self._domain.limits.anchors_per_host]:
+            info = self._domain.gateways.get(other.maar)
+            owned = tuple(p for p in other.prefixes if info is not None and info.owns(p))
+            if info is None or info.address == self._core.settings.me.address or not owned:
+                continue
+            if not session.asked.get(info.address):
+                self.ask(session, info.address, owned, now)
+
+    def _refused(self, session: Session | None, exchange: Exchange, ack: BindingAcknowledgement, now: Instant) -> None:
+        """RFC 5213 section 6.9.1.2 (7)-(11), and what it means here."""
+        core, peer = self._core, exchange.peer
+        if ack.status == Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
+            core.exchanges.adopt_sequence(peer, ack.sequence)
+            core.emit(*core.exchanges.hurry(exchange, now))
+            return
+        core.exchanges.cancel(peer, exchange.session)
+        if session is None or session.phase is not Phase.SERVING:
+            return
+        if ack.status == Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED:
+            # Asking again at once could draw the node away from where it is now.
+            self._doubt(session, now)
+            return
+        if ack.status != Status.NOT_LMA_FOR_THIS_MOBILE_NODE:  # that is how a neighbour says "not mine"
+            core.report(
+                "anchor-refused", "warning", mn=mn_id_text(session.mn_id), anchor=peer, meaning=status_name(ack.status)
+            )
+        if ack.status in _NOT_HERS and any(anchor.maar == peer for anchor in session.anchors):
+            self._serve(session, tuple(a for a in session.anchors if a.maar != peer), now)
+
+
+class AnchorKnown:
+    """Direct asking alone: the node is served at once, and its anchors join as they answer."""
+
+    def __init__(self, core: GatewayCore, direct: Direct, serve: Serve) -> None:
+        self._core = core
+        self._direct = direct
+        self._serve = serve
+
+    def register(self, session: Session, now: Instant) -> None:
+        """Ask, and serve with our own prefix meanwhile: there is nobody whose word it would wait for."""
+        self._core.persist(session)
+        self._direct.start(session, now)
+        session.registered = True
+        self._core.lives_on(session, self._core.settings.domain.lifetimes.binding_s, now)
+        self._serve(session, (), now)
+
+    def refresh(self, session: Session, now: Instant) -> None:
+        """The anchors are told; our own part needs nobody."""
+        self._direct.refresh(session, now)
+        self._core.lives_on(session, self._core.settings.domain.lifetimes.binding_s, now)
+        self._core.persist(session)
+
+    def end(self, session: Session, now: Instant) -> None:
+        """The anchors are told."""
+        self._direct.end(session, now)
+
+    def abandon(self, session: Session) -> None:
+        """The node is elsewhere."""
+        self._direct.abandon(session)
+
+    def is_waiting(self, session: Session) -> bool:
+        """Never: an anchor that does not answer delays nobody."""
+        return False
+
+
+def _slash64(address: IPv6Address) -> IPv6Network:
+    return IPv6Network(((int(address) >> 64) << 64, 64))

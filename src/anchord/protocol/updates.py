@@ -1,0 +1,61 @@
+"""The PBU of a serving gateway, whoever it goes to: RFC 5213 sections 6.9.1.1 and 6.9.1.5, with RFC 8885's D flag."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from anchord.protocol.core import GatewayCore
+from anchord.protocol.exchange import ticks_of
+from anchord.protocol.session import Session
+from anchord.protocol.timers import Instant
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, BindingUpdateFlag
+from anchord.wire.options import (
+    AccessTechnologyType,
+    AnchoredPrefix,
+    Handoff,
+    HandoffIndicator,
+    HomeNetworkPrefix,
+    MobileNodeIdentifier,
+    MobileNodeLinkLayerIdentifier,
+    Option,
+    Timestamp,
+)
+
+# RFC 6275 section 6.1.7, RFC 5213 section 8.1, RFC 8885 section 4.1; H is set as RFC 5213 nodes do (decision 30).
+PBU_FLAGS = (
+    BindingUpdateFlag.ACKNOWLEDGE
+    | BindingUpdateFlag.HOME_REGISTRATION
+    | BindingUpdateFlag.PROXY
+    | BindingUpdateFlag.DISTRIBUTED
+)
+
+
+def proxy_update(
+    core: GatewayCore,
+    session: Session,
+    handoff: Handoff,
+    lifetime_s: int,
+    prefixes: Iterable[HomeNetworkPrefix],
+    more: Iterable[Option],
+    now: Instant,
+) -> tuple[BindingUpdate, int]:
+    """A PBU about ``session`` and its timestamp (0: none is in use); ``more`` follows the options of RFC 5213."""
+    ticks = max(ticks_of(now.wall_s), session.ticks + 1) if core.settings.domain.timestamps else 0
+    options: list[Option] = [session.mn_id, *prefixes]
+    options += [HandoffIndicator(handoff), AccessTechnologyType(core.settings.access_technology)]
+    if ticks:
+        options.append(Timestamp(ticks))
+    options.append(MobileNodeLinkLayerIdentifier(session.mac))
+    options += more
+    return BindingUpdate(0, lifetime_s, PBU_FLAGS, tuple(options)), ticks
+
+
+def retained(session: Session) -> list[AnchoredPrefix]:
+    """What else the node holds (RFC 8885 section 4.3): whoever hears it knows all anchors, for pools are exclusive."""
+    return [AnchoredPrefix(prefix) for anchor in session.anchors for prefix in anchor.prefixes]
+
+
+def echoes(update: BindingUpdate, ack: BindingAcknowledgement) -> bool:
+    """RFC 5213 section 6.9.1.2 (6): identifiers and indicators come back as they went out."""
+    kinds = (MobileNodeIdentifier, HandoffIndicator, AccessTechnologyType, MobileNodeLinkLayerIdentifier)
+    return all(update.first(kind) == ack.first(kind) for kind in kinds)

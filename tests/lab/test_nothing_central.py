@@ -1,0 +1,92 @@
+"""Nothing central: hosts roam while the CMD is dead, and in a domain that has none."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from lab_scenes import Flow, address_of, binding, move, topology, usable_address, wait_for, with_node
+
+from anchord.lab.domain import Domain
+from anchord.lab.topology import Topology
+
+LAB = f"anct-{os.getpid()}-alone"
+
+
+def roaming(hosts: dict[str, str], **more: object) -> Topology:
+    """Four gateways in a row; each asks those beside it for a host of which nothing is known."""
+    plain = topology(4, hosts, **more)
+    beside = {"gw1": ["gw2"], "gw2": ["gw1", "gw3"], "gw3": ["gw2", "gw4"], "gw4": ["gw3"]}
+    gateways = {name: with_node(gateway, neighbours=beside[name]) for name, gateway in plain.gateways.items()}
+    return dataclasses.replace(plain, gateways=gateways)
+
+
+def anchors(domain: Domain, node: str, host: str) -> set[str]:
+    """Whom a node knows to anchor something of a host; empty as long as it serves it not."""
+    row = binding(domain, node, host)
+    return {anchor["gateway"] for anchor in row["anchors"]} if row else set()
+
+
+def gateway_addresses(domain: Domain, *names: str) -> set[str]:
+    return {str(domain.topology.gateways[name].address) for name in names}
+
+
+@pytest.fixture
+def lab_of() -> Iterator[Callable[[Topology], Domain]]:
+    def up(wanted: Topology) -> Domain:
+        return Domain.up(wanted, LAB, owner_pid=os.getpid())
+
+    yield up
+    Domain.take_down(LAB)
+
+
+def test_with_the_cmd_killed_a_download_on_the_oldest_prefix_lives_through_a_move(
+    lab_of: Callable[[Topology], Domain],
+) -> None:
+    domain = lab_of(roaming({"mn1": "gw1"}))
+    oldest = usable_address(domain, "mn1", "gw1")
+    for gateway in ("gw2", "gw3"):
+        move(domain, "mn1", gateway)
+        usable_address(domain, "mn1", gateway)
+    three = gateway_addresses(domain, "gw1", "gw2", "gw3")
+    with Flow(domain, "mn1", oldest, up=False) as download:
+        domain.kill("cmd")
+        move(domain, "mn1", "gw4")
+        download.wait_alive()
+        wait_for(lambda: anchors(domain, "gw4", "mn1") == three, "gw4 found every anchor by itself")
+        row = binding(domain, "gw4", "mn1")
+        assert row is not None and not row["registered"]
+        domain.start("cmd")
+
+        def known() -> bool:
+            row = binding(domain, "cmd", "mn1")
+            return row is not None and row["serving"] == str(domain.topology.gateways["gw4"].address)
+
+        wait_for(known, "the CMD learns where the host is", timeout_s=40)
+        assert anchors(domain, "cmd", "mn1") == three
+        assert anchors(domain, "gw4", "mn1") == three
+        download.wait_alive()
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["announced", "silent"])
+def test_a_domain_without_anything_central_keeps_every_address_of_a_roaming_host(
+    lab_of: Callable[[Topology], Domain], silent: bool
+) -> None:
+    domain = lab_of(roaming({"mn1": "gw1"}, finder="anchor-known", central=None))
+    with ExitStack() as stack:
+        flows: dict[str, Flow] = {}
+        first = usable_address(domain, "mn1", "gw1")
+        for gateway in ("gw1", "gw2", "gw3", "gw4", "gw1"):
+            move(domain, "mn1", gateway, silent=silent)
+            current = usable_address(domain, "mn1", gateway)
+            for flow in flows.values():
+                flow.wait_alive()
+            if current not in flows:
+                flows[current] = stack.enter_context(Flow(domain, "mn1", current))
+            preferred = {address for address in flows if address_of(domain, "mn1", address).preferred}
+            assert preferred == {current}
+        assert current == first
+        assert anchors(domain, "gw1", "mn1") == gateway_addresses(domain, "gw2", "gw3", "gw4")

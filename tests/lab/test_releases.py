@@ -1,0 +1,128 @@
+"""Prefixes that are given up: because nobody uses them, and because a host holds too many."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import IPv6Network
+
+import pytest
+from lab_scenes import (
+    Flow,
+    binding,
+    correspondent,
+    datagram_socket,
+    ip,
+    move,
+    ping,
+    routers,
+    show,
+    topology,
+    usable_address,
+    wait_for,
+)
+
+from anchord.lab.domain import Domain
+from anchord.lab.topology import Topology
+
+LAB = f"anct-{os.getpid()}-release"
+IDLE_S = 3
+LIFETIMES = {"valid_s": 40, "preferred_s": 30, "router_s": 40, "advertise_every_s": 10}
+
+
+@pytest.fixture
+def lab_of() -> Iterator[Callable[[Topology], Domain]]:
+    yield lambda wanted: Domain.up(wanted, LAB, owner_pid=os.getpid())
+    Domain.take_down(LAB)
+
+
+# docs/architecture.md, "The data plane": what comes out of tunnels, and what goes into them, down and up.
+TUNNELLED = ("79", "81", "83")
+
+
+def tunnelled(domain: Domain, node: str, prefix: IPv6Network) -> list[str]:
+    """Every route of a node by which a prefix comes out of a tunnel or goes into one."""
+    return [
+        str(route)
+        for table in TUNNELLED
+        for route in ip(domain, node, "route", "show", "table", table)
+        if str(prefix) in (route.get("dst"), route.get("from"))
+    ]
+
+
+@pytest.mark.parametrize("finder", ["central", "anchor-known"])
+def test_an_unused_prefix_is_given_up_here_there_and_at_the_host(
+    lab_of: Callable[[Topology], Domain], finder: str
+) -> None:
+    central = {} if finder == "central" else {"central": None}
+    plain = topology(3, {"mn1": "gw1"}, finder=finder, **central)
+    domain = lab_of(dataclasses.replace(plain, domain={"timers": {"idle_release_s": IDLE_S}, "lifetimes": LIFETIMES}))
+    idle = usable_address(domain, "mn1", "gw1")
+    prefix = IPv6Network((idle, 64), strict=False)
+    row = binding(domain, "gw1", "mn1")
+    assert row is not None
+    router = row["router"]["address"]
+    move(domain, "mn1", "gw2")
+    used = usable_address(domain, "mn1", "gw2")
+    move(domain, "mn1", "gw3")
+    usable_address(domain, "mn1", "gw3")
+    assert router in routers(domain, "mn1")
+    with Flow(domain, "mn1", used):
+        wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 gives up what nobody uses", 6 * IDLE_S)
+        wait_for(lambda: router not in routers(domain, "mn1"), "the host forgets that router")
+        wait_for(lambda: not tunnelled(domain, "gw3", prefix), "gw3 has no tunnel for it any more")
+        assert not tunnelled(domain, "gw1", prefix)
+        assert any(p["prefix"] == str(prefix) and p["state"] == "quarantined" for p in show(domain, "gw1", "prefixes"))
+        # What is used stays.
+        row = binding(domain, "gw3", "mn1")
+        assert row is not None
+        assert [anchor["gateway"] for anchor in row["anchors"]] == [str(domain.topology.gateways["gw2"].address)]
+    # The host still has the address; whoever uses it hears at once that it leads nowhere.
+    with datagram_socket(domain, "mn1", idle) as stuck:
+        stuck.connect((correspondent(domain), 9))
+        stuck.settimeout(5)
+        with pytest.raises(OSError) as refused:
+            for _ in range(5):
+                stuck.send(b"anybody there?")
+                time.sleep(0.05)  # the answer to a datagram is an error of the next call
+        assert not isinstance(refused.value, TimeoutError)
+
+
+def test_a_host_with_six_anchors_moves_and_every_address_lives(lab_of: Callable[[Topology], Domain]) -> None:
+    domain = lab_of(topology(7, {"mn1": "gw1"}))
+    addresses = []
+    for number in range(1, 8):
+        if number > 1:
+            move(domain, "mn1", f"gw{number}")
+        addresses.append(usable_address(domain, "mn1", f"gw{number}"))
+    row = binding(domain, "gw7", "mn1")
+    assert row is not None and len(row["anchors"]) == 6
+    for address in addresses:
+        ping(domain, "cn1", correspondent(domain), address)
+    assert len(routers(domain, "mn1")) == 7
+
+
+def test_ten_gateways_in_two_minutes_and_always_an_address_that_works(
+    lab_of: Callable[[Topology], Domain],
+) -> None:
+    """The budget of seven prefixes: a host with temporary addresses has no room for a ninth."""
+    plain = topology(10, {"mn1": "gw1"})
+    host = dataclasses.replace(plain.hosts["mn1"], sysctls={"use_tempaddr": 2})
+    domain = lab_of(dataclasses.replace(plain, hosts={"mn1": host}))
+    usable_address(domain, "mn1", "gw1")
+    for number in range(2, 11):
+        gateway = f"gw{number}"
+        move(domain, "mn1", gateway)
+        if number <= 7:
+            usable_address(domain, "mn1", gateway)
+
+        def reachable() -> bool:
+            preferred = [state.address for state in domain.host_addresses("mn1") if state.preferred]
+            done = domain.exec("mn1", ["ping", "-c1", "-W1", correspondent(domain)])
+            return bool(preferred) and done.returncode == 0
+
+        wait_for(reachable, f"at {gateway} a preferred address works")
+        held = {state.prefix for state in domain.host_addresses("mn1") if state.valid_s}
+        assert len(held) <= 7, f"at {gateway} the host holds {len(held)} prefixes"
