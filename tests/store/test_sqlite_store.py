@@ -95,7 +95,38 @@ def test_put_and_forgotten_in_one_commit(tmp_path: Path) -> None:
         assert rows(store.load()) == {("t", "k"): {"n": 2}}
 
 
-# The log
+# Moving into the database
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each flush moves, unless a test says when."""
+    monkeypatch.setattr(embedded, "MOVE_BYTES", 0)
+
+
+def test_what_is_beside_the_database_is_moved_when_it_has_grown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "MOVE_BYTES", 5_000)
+    path = tmp_path / "a.db"
+
+    def moved() -> int:
+        with closing(sqlite3.connect(path)) as database:
+            return int(database.execute("SELECT count(*) FROM kept").fetchone()[0])
+
+    with closing(SqliteStore(path)) as store:
+        for number in range(3):
+            store.commit([("t", str(number), {"text": "x" * 1000})])
+            store.flush()
+            assert moved() == 0 and len(rows(store.load())) == number + 1
+        store.commit([("t", "large", {"text": "x" * 2000}), ("t", "0", None)])
+        store.flush()
+        assert moved() == 3
+        store.commit([("t", "large", None)])
+        store.flush()
+        assert moved() == 3 and len(rows(store.load())) == 2
+    assert moved() == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a.db"]
 
 
 def test_the_log_is_moved_into_the_database_when_it_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,9 +360,11 @@ def last_acknowledged(acknowledged: int, until: int) -> int:
     return last
 
 
+@pytest.mark.parametrize("move_bytes", [0, 10_000])
 def test_every_acknowledged_commit_survives_being_killed_at_any_instant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move_bytes: int
 ) -> None:
+    monkeypatch.setattr(embedded, "MOVE_BYTES", move_bytes)
     monkeypatch.setattr(embedded, "CHECKPOINT_BYTES", 50_000)  # so that many are killed while the log is moved
     path = tmp_path / "gw1.db"
     draw = random.Random(8885)

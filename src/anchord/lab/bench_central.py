@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
 import secrets
 import socket
 import struct
@@ -102,10 +103,10 @@ def measure(store: str, hosts: int, runs: int, run_s: float, processor: int) -> 
         try:
             gateways.register()
             rates = [gateways.refresh(run_s) for _ in range(runs)]
+            central.check()
         except BenchError as error:
-            said = f"last lines of the CMD:\n{central.log()}"
-            raise BenchError(f"{hosts} hosts, store {store}: {error}; {said}") from None
-        central.check()
+            what = f"{hosts} hosts, store {store}: {error}"
+            raise BenchError(f"{what}; last lines of the CMD:\n{central.log()}") from None
     return row(f"central.{store}.{hosts}", "1/s", rates)
 
 
@@ -130,7 +131,9 @@ class _Central:
         node = {"node": "central", "domain": "domain.toml", "store": store, "state": "state", "run": "."}
         for file, settings in (("domain.toml", domain), ("central.toml", node)):
             (directory / file).write_text(config_files.toml(settings))
-        self._argv = [sys.executable, "-m", "anchord", "central", "--config", str(directory / "central.toml")]
+        # However this process ends, the CMD does as well.
+        self._argv = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "anchord", "central"]
+        self._argv += ["--config", str(directory / "central.toml")]
         self._processor = processor
 
     def __enter__(self) -> _Central:
@@ -168,7 +171,9 @@ class _Gateways:
 
     def __init__(self, hosts: int) -> None:
         self._hosts = hosts
-        self._refreshes = itertools.cycle([_refresh(host) for host in range(hosts)])
+        refreshes = [_refresh(host) for host in range(hosts)]
+        random.Random(hosts).shuffle(refreshes)  # hosts do not come back in the order in which a store keeps them
+        self._refreshes = itertools.cycle(refreshes)
         self._sequence = 0
         self._serving, self._anchor = _raw_socket(_SERVING), _raw_socket(_ANCHOR)
 
@@ -211,10 +216,11 @@ class _Gateways:
                     self._serving.recv_into(answer)
                 except BlockingIOError:
                     break
-                count += 1
-                due = waiting.popleft()
-                if answer[_STATUS_AT] != Status.ACCEPTED or sequence_of(answer, _ACK_SEQUENCE_AT)[0] != due:
+                due = answer[_STATUS_AT] == Status.ACCEPTED and sequence_of(answer, _ACK_SEQUENCE_AT)[0] == waiting[0]
+                if not due:
                     raise BenchError(f"not the answer that was due: {decode(bytes(answer))}")
+                waiting.popleft()
+                count += 1
             now = time.monotonic()
             if count > before:
                 heard = now
