@@ -9,13 +9,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from domain import Domain, domain_settings
+from domain import CENTRAL, Domain, domain_settings
 from lma_domain import Operators
 from test_mag import Plain
 
 from anchord.protocol.settings import Mode
 from anchord.wire.header import decode, encode
-from anchord.wire.messages import Message
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Message
 
 GOLDEN = Path(__file__).parent / "golden"
 MAC = bytes.fromhex("0255aa000001")
@@ -119,3 +119,17 @@ def test_refresh_and_end(rewrite: bool) -> None:
     domain.sent.clear()
     domain.pass_time(640.0)
     check("refresh-and-end", transcript(domain), rewrite)
+
+
+def test_life_of_a_peer(rewrite: bool) -> None:
+    domain = Domain(1)
+    for address in domain.nodes:
+        domain.restart(address)
+    domain.host_at(1, MAC)
+    domain.pass_time(61.0)
+    _, outputs = domain.central.revoke(MAC.hex(":"), domain.now)
+    domain.perform(CENTRAL, outputs)
+    domain.settle()
+    registration = BindingUpdate | BindingAcknowledgement
+    domain.sent = [sent for sent in domain.sent if not isinstance(sent[1].message, registration)]
+    check("life-of-a-peer", transcript(domain), rewrite)

@@ -197,11 +197,12 @@ def test_rfc_7077_a_gateway_that_does_not_know_the_message_is_never_sent_another
     domain.feed(CENTRAL, MessageReceived(domain.address(2), BindingError(2)))
     domain.pass_time(10.0)
     assert len(notifications(domain)) == 1
+    assert roles(domain, 2)["2001:db8:a1"] == (Role.RELEASED, None), "it knows revocations"
     moved_along(domain, 3, 2)
     ask(domain, release(domain, 3), domain.address(3))
     domain.pass_time(10.0)
     assert len(notifications(domain)) == 1
-    assert domain.central.counters.local["notifications.unable"] == 1
+    assert domain.central.counters.local["notifications.unable"] == 2
 
 
 def test_a_binding_error_to_something_else_stops_no_notification() -> None:

@@ -42,7 +42,10 @@ from anchord.wire.options import (
 class Between:
     """A CMD whose answers hide the gateways of other operators, and the forwarding that makes them true."""
 
-    def __init__(self, settings: LmaSettings, next_ticket: Callable[[], int]) -> None:
+    def __init__(
+        self, settings: LmaSettings, next_ticket: Callable[[], int], is_bound: Callable[[IPv6Address], bool]
+    ) -> None:
+        """``is_bound``: whether there are plain sessions with a peer."""
         domain = settings.domain
         self._me = settings.me.address
         self._operators = {
@@ -52,7 +55,7 @@ class Between:
         }
         partners = {address: domain.gateways[address] for address in self._operators}
         self._domain = replace(domain, gateways=partners)
-        self.central = Central(CentralSettings(self._domain, settings.listed))
+        self.central = Central(CentralSettings(self._domain, settings.listed), is_bound)
         self._next_ticket = next_ticket
         self._declared: dict[str, HostState] = {}  # what is not empty, by session
         self._installing: dict[str, int] = {}  # sessions whose newest declaration the kernel has not answered
@@ -80,6 +83,11 @@ class Between:
         if isinstance(event, MessageReceived):
             event = replace(event, message=self._inwards(event.message))
         return self._carry(self.central.handle(event, now))
+
+    def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
+        """As ``Central.revoke``."""
+        names, outputs = self.central.revoke(named, now)
+        return names, self._carry(outputs)
 
     def handle_timers(self, now: Instant) -> list[Output]:
         """Everything that is due at ``now``."""

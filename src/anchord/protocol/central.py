@@ -11,6 +11,7 @@ only from the serving gateway (section 3.5), or from an anchor that gives up its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
@@ -22,25 +23,28 @@ from anchord.protocol.checking import Checks, Request
 from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import Exchanges
 from anchord.protocol.groups import Anchor, read_groups
-from anchord.protocol.identity import derive_router, mn_id_text
+from anchord.protocol.identity import derive_router, mac_text, mn_id_text
 from anchord.protocol.inputs import Input, MessageDropped, MessageReceived
 from anchord.protocol.notifying import Notifying
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Output, Persist, Send
+from anchord.protocol.reminding import Reminding
+from anchord.protocol.revoking import Revocation, Revoking, acknowledgement
 from anchord.protocol.settings import CentralSettings, GatewayInfo, Mode
-from anchord.protocol.telling import Telling
+from anchord.protocol.telling import LEAST_LIFETIME_S, Telling
 from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import (
     BindingAcknowledgement,
-    BindingError,
+    BindingRevocationAcknowledgement,
+    BindingRevocationIndication,
     BindingUpdate,
+    RevocationStatus,
+    RevocationTrigger,
     Status,
     UpdateNotificationAcknowledgement,
 )
 from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, HandoffIndicator
 
-# The least that the wire can carry (RFC 6275 section 6.1.7).
-LEAST_LIFETIME_S = 4
 # Answer first, clean up later: the serving gateway has shown a node what it holds before it has to withdraw some of it.
 SURPLUS_S = 1.0
 
@@ -48,7 +52,8 @@ SURPLUS_S = 1.0
 class Central(Outbox):
     """The protocol of the CMD. Not thread-safe; never blocks; never raises on anything that arrives."""
 
-    def __init__(self, settings: CentralSettings) -> None:
+    def __init__(self, settings: CentralSettings, is_bound: Callable[[IPv6Address], bool] = lambda peer: False) -> None:
+        """``is_bound``: whether somebody else on this node has bindings with a peer."""
         domain = settings.domain
         super().__init__(Counters(tuple(domain.gateways)))
         self.settings = settings
@@ -57,8 +62,10 @@ class Central(Outbox):
         self._checks = Checks(settings, self._cache, self.counters)
         self._answering = Answering(domain, self._cache, self)
         self._exchanges = Exchanges(domain.timing, domain.limits, self.counters)
-        self._notifying = Notifying(domain, self._exchanges, self)
+        self._revoking = Revoking(self, domain.timing, domain.limits, self._revoked)
+        self._notifying = Notifying(domain, self._exchanges, self._revoking, self)
         self._telling = Telling(domain, self._cache, self._exchanges, self._answering, self._notifying, self)
+        self._reminding = Reminding(domain, self._cache, self._telling, self, is_bound)
         self._timers: Timers[tuple[str, str]] = Timers()
 
     @property
@@ -79,6 +86,7 @@ class Central(Outbox):
             self._timers.set(("expire", key), now.monotonic_s + delay_s)
             if not binding.ending:
                 self._ask_again(binding, now)
+        self._reminding.restore(store, now)
         return self.take_outputs()
 
     def _ask_again(self, binding: Binding, now: Instant) -> None:
@@ -99,7 +107,9 @@ class Central(Outbox):
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        clocks = (self._timers, self._exchanges, self._answering, self._notifying)
+        clocks = (
+            self._timers, self._exchanges, self._answering, self._notifying, self._reminding, self._revoking,
+        )  # fmt: skip
         times = [t for clock in clocks if (t := clock.next_s()) is not None]
         return min(times) if times else None
 
@@ -129,15 +139,15 @@ class Central(Outbox):
                 self._end(binding, now)
             else:
                 self._ends_soon(binding, now)
+        self._reminding.due(now)
+        self._revoking.due(now)
         return self.take_outputs()
 
     # Inputs
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
         message = self.admit(event, now)
-        if isinstance(event.message, BindingError):
-            self._notifying.refused(event.source, event.message)
-        if message is None:
+        if message is None or self._reminding.heard(event.source, message, now):
             return
         gateway = self._domain.gateways[event.source]
         if isinstance(message, BindingUpdate):
@@ -146,8 +156,13 @@ class Central(Outbox):
             self._telling.acknowledged(message, gateway, now)
         elif isinstance(message, UpdateNotificationAcknowledgement):
             self._notifying.acknowledged(event.source, message)
+        elif isinstance(message, BindingRevocationAcknowledgement):
+            self._revoking.acknowledged(event.source, message, now)
+        elif isinstance(message, BindingRevocationIndication):
+            # A gateway ends its sessions by PBUs with lifetime 0.
+            self.emit(Send(event.source, acknowledgement(message, RevocationStatus.REVOCATION_FUNCTION_NOT_SUPPORTED)))
         else:
-            self.unrecognized(event)
+            self.unrecognized(event, now)
 
     def _update(self, update: BindingUpdate, gateway: GatewayInfo, now: Instant) -> None:
         verdict = self._checks.check(update, gateway, now)
@@ -356,6 +371,43 @@ class Central(Outbox):
         self._timers.cancel(("expire", binding.key))
         self._timers.cancel(("surplus", binding.key))
         self.emit(Persist("binding", binding.key, None))
+
+    # Revocation by an administrator
+
+    def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
+        """End every session of a mobile node (identifier or MAC address), or the one that holds a prefix.
+
+        Returns the nodes' identifiers. Their serving gateways are asked to end it (RFC 5846 section 8.1); it is over
+        when they have, or do not answer. A crash meanwhile leaves it as de-registered, so that it ends all the same.
+        """
+        if isinstance(named, IPv6Network):
+            holder = self._cache.holder(named)
+            bindings = [] if holder is None else [holder]
+        else:
+            texts = {key: (mn_id_text(b.mn_id), mac_text(b.link_layer_id or b"")) for key, b in self.bindings.items()}
+            bindings = [self.bindings[key] for key, names in texts.items() if named in names]
+        for binding in bindings:
+            self._revoke(binding, now)
+        return [mn_id_text(binding.mn_id) for binding in bindings], self.take_outputs()
+
+    def _revoke(self, binding: Binding, now: Instant) -> None:
+        self._ends_soon(binding, now)
+        serving, trigger = binding.serving, RevocationTrigger.ADMINISTRATIVE_REASON
+        revocation = Revocation(
+            serving.maar, binding.key, binding.mn_id, binding.link_layer_id, serving.prefixes, trigger
+        )
+        self.report("revoked", mn=mn_id_text(binding.mn_id), prefixes=[str(p) for p in binding.prefixes()])
+        self._revoking.start(revocation, now)
+
+    def _revoked(self, revocation: Revocation, now: Instant) -> None:
+        """Nothing more is to be expected of that gateway; the node may have moved on meanwhile."""
+        binding = self.bindings.get(revocation.session)
+        if binding is None or revocation.trigger is not RevocationTrigger.ADMINISTRATIVE_REASON:
+            return
+        if binding.serving.maar == revocation.peer:
+            self._end(binding, now)
+        else:
+            self._revoke(binding, now)
 
     # Small things
 

@@ -18,22 +18,24 @@ from typing import Any
 
 from anchord.declared import HostState
 from anchord.protocol.anchoring import echo_options, refusal
-from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import judge_timestamp, sequence_is_newer
-from anchord.protocol.identity import derive_router, mn_id_text, session_key
+from anchord.protocol.identity import derive_router, mac_text, mn_id_text, session_key
 from anchord.protocol.inputs import Installed, MessageReceived
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Declare, Persist, Send
 from anchord.protocol.plain_binding import Found, PlainBinding, PlainCache, Sought
 from anchord.protocol.prefixes import PoolExhaustedError, PrefixPool
+from anchord.protocol.revoking import Revocation, Revoking
 from anchord.protocol.settings import LmaSettings
 from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import (
     UNSPECIFIED,
     BindingAckFlag,
     BindingAcknowledgement,
+    BindingRevocationAcknowledgement,
     BindingUpdate,
     BindingUpdateFlag,
+    RevocationTrigger,
     Status,
 )
 from anchord.wire.options import (
@@ -77,8 +79,9 @@ class _Promise:
 class PlainAnchor(Outbox):
     """Sessions of plain nodes."""
 
-    def __init__(self, settings: LmaSettings, counters: Counters, next_ticket: Callable[[], int]) -> None:
-        super().__init__(counters)
+    def __init__(self, settings: LmaSettings, peers: Outbox, next_ticket: Callable[[], int]) -> None:
+        """``peers``: who counts what peers do, and remembers what they understand."""
+        super().__init__(peers.counters, peers.understanding)
         self._settings = settings
         self._domain = settings.domain
         self._cache = PlainCache()
@@ -88,6 +91,7 @@ class PlainAnchor(Outbox):
         self._promises: dict[int, _Promise] = {}
         self._declared: dict[int, str] = {}  # what the kernel owes an answer about: ticket -> session
         self._newest: dict[str, int] = {}  # the last ticket of each session
+        self._revoking = Revoking(self, self._domain.timing, self._domain.limits, self._revoked)
         self._waiting: dict[str, _Request] = {}  # by the session whose de-registration is waited for; one each
         self._mags = settings.mags | {
             address
@@ -119,7 +123,8 @@ class PlainAnchor(Outbox):
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        return self._timers.next_s()
+        times = [t for t in (self._timers.next_s(), self._revoking.next_s()) if t is not None]
+        return min(times) if times else None
 
     def handle_timers(self, now: Instant) -> None:
         """Everything that is due at ``now``."""
@@ -132,6 +137,38 @@ class PlainAnchor(Outbox):
                 self._create(self._waiting.pop(key), now)
             elif key in self.bindings:
                 self._end(self.bindings[key], now)
+        self._revoking.due(now)
+
+    # Revocation (RFC 5846 section 8)
+
+    def is_bound(self, peer: IPv6Address) -> bool:
+        """Whether ``peer`` is the MAG of any node."""
+        return any(binding.proxy_coa == peer for binding in self.bindings.values())
+
+    def awaits(self, source: IPv6Address, ack: BindingRevocationAcknowledgement) -> bool:
+        """Whether ``ack`` answers a revocation of a plain session."""
+        return self._revoking.awaits(source, ack)
+
+    def revoke(self, named: str | IPv6Network, now: Instant) -> list[str]:
+        """End every session of a node, or the one that holds a prefix; returns the nodes' identifiers."""
+        found = [binding for binding in self.bindings.values() if _is_named(binding, named)]
+        for binding in found:
+            self.report("revoked", mn=mn_id_text(binding.mn_id), prefixes=[str(p) for p in binding.prefixes])
+            self._revoke(binding, now)
+        return [mn_id_text(binding.mn_id) for binding in found]
+
+    def _revoke(self, binding: PlainBinding, now: Instant) -> None:
+        node = (binding.proxy_coa, binding.key, binding.mn_id, binding.link_layer_id)
+        trigger = RevocationTrigger.ADMINISTRATIVE_REASON
+        self._revoking.start(Revocation(*node, binding.prefixes, trigger), now)
+
+    def _revoked(self, revocation: Revocation, now: Instant) -> None:
+        """Its MAG has let the node go, or does not answer; the node may have another one meanwhile."""
+        binding = self.bindings.get(revocation.session)
+        if binding is not None and binding.proxy_coa == revocation.peer:
+            self._end(binding, now)
+        elif binding is not None:
+            self._revoke(binding, now)
 
     # A request
 
@@ -142,8 +179,10 @@ class PlainAnchor(Outbox):
             self._update(message, event.source, now)
         elif isinstance(message, BindingAcknowledgement):
             self.counters.of(event.source).drop("unmatched-ack")  # we ask nobody
+        elif isinstance(message, BindingRevocationAcknowledgement):
+            self._revoking.acknowledged(event.source, message, now)
         elif message is not None:
-            self.unrecognized(event)
+            self.unrecognized(event, now)
 
     def _update(self, update: BindingUpdate, source: IPv6Address, now: Instant) -> None:
         request = self._check(update, source, now)
@@ -432,3 +471,9 @@ class PlainAnchor(Outbox):
 
     def _persist(self, binding: PlainBinding) -> None:
         self.emit(Persist("plain", binding.key, binding.to_json()))
+
+
+def _is_named(binding: PlainBinding, named: str | IPv6Network) -> bool:
+    if isinstance(named, IPv6Network):
+        return named in binding.prefixes
+    return named in (mn_id_text(binding.mn_id), mac_text(binding.link_layer_id or b""))

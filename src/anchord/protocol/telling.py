@@ -41,6 +41,8 @@ _MENDABLE = (
 # Decision 33: what a PBU* takes besides MN-ID and prefixes, and what an option with a prefix takes.
 FIXED_BYTES = 140
 PREFIX_BYTES = 24
+# The least lifetime that the wire can carry (RFC 6275 section 6.1.7).
+LEAST_LIFETIME_S = 4
 
 
 class Telling:
