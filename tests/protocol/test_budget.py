@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Network
 
+import pytest
 from domain import CENTRAL, Domain, domain_settings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,6 +138,29 @@ def test_when_the_given_up_prefix_is_forgotten_the_next_refresh_brings_the_new_o
     assert granted(domain, 8) and str(preferred).startswith("2001:db8:a8")
     (binding,) = domain.central.bindings.values()
     assert not binding.withheld and len(binding.anchors) == 6
+
+
+def test_the_preferred_prefix_is_not_given_up_for_want_of_use() -> None:
+    domain = Domain(settings=domain_settings(9))
+    tour(domain, 8)
+    domain.used = lambda prefix: False
+    stays(domain, 8, 400)
+    (binding,) = domain.central.bindings.values()
+    assert binding.withheld and [anchor.maar for anchor in binding.anchors] == [domain.address(7)]
+    assert roles(domain, 8)["2001:db8:a7"] == (Role.IMPORTED, domain.address(7))
+
+
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
+def test_where_no_anchor_is_left_to_be_preferred_the_new_prefix_is_given(mode: Mode) -> None:
+    domain = Domain(settings=domain_settings(2, mode=mode, limits=Limits(anchors_per_host=1)))
+    domain.host_at(1, MAC)
+    domain.kernel = lambda address, state: "no memory" if address == domain.address(1) else None
+    domain.host_at(2, MAC)
+    domain.pass_time(3.0)
+    assert granted(domain, 2)
+    host = Host(domain)
+    host.read()
+    assert [str(prefix)[:11] for prefix in host.preferred()][-1] == "2001:db8:a2"
 
 
 def test_back_at_an_earlier_anchor_its_prefix_is_no_new_one() -> None:

@@ -106,18 +106,25 @@ class Answering:
                 self._send(binding, waiting.request, late)
         else:
             # What the anchors said is kept before the serving gateway is told so.
-            self._out.emit(Persist("binding", binding.key, binding.to_json()))
+            self._persist(binding)
             self._first(binding, waiting.request)
         if not binding.unconfirmed:
             self.forget(binding.key)
 
     def _first(self, binding: Binding, request: Request) -> None:
         anchors = binding.announced(self._domain.mode)
+        if binding.withheld and not anchors:
+            # The node must have one prefix that works, whatever its budget says.
+            binding.withheld = False
+            self._persist(binding)
         waiting = self._open.get(binding.key)
         if waiting is not None:
             waiting.answered = True
             waiting.told = [anchor.maar for anchor in anchors]
         self._send(binding, request, anchors)
+
+    def _persist(self, binding: Binding) -> None:
+        self._out.emit(Persist("binding", binding.key, binding.to_json()))
 
     def _send(self, binding: Binding, request: Request, anchors: Sequence[Anchor]) -> None:
         """RFC 5213 section 5.3.6 and RFC 8885 section 3.2 (4): one group of options for each anchor."""
