@@ -19,6 +19,7 @@ from anchord.wire.messages import BindingRevocationAcknowledgement, RevocationTr
 
 # A MAG that a node has left is told so much later: until then it may have heard it too lately to believe that.
 LEFT_S = 2.0
+_LEFT, _ENDED = RevocationTrigger.HANDOVER_UNKNOWN, RevocationTrigger.ADMINISTRATIVE_REASON
 
 
 class PlainRevoking:
@@ -44,8 +45,8 @@ class PlainRevoking:
         while (key := self._timers.pop_due(now.monotonic_s)) is not None:
             binding = self._cache.by_key[key]
             for mag in self._left.pop(key):
-                if mag != binding.proxy_coa and not self._revoking.is_waiting(mag, key):
-                    self._start(binding, mag, RevocationTrigger.HANDOVER_UNKNOWN, now)
+                if mag != binding.proxy_coa and not self._revoking.is_waiting(mag, key, _ENDED):
+                    self._start(binding, mag, _LEFT, now)
         self._revoking.due(now)
 
     def awaits(self, source: IPv6Address, ack: BindingRevocationAcknowledgement) -> bool:
@@ -61,14 +62,14 @@ class PlainRevoking:
         found = [binding for binding in self._cache.by_key.values() if _is_named(binding, named)]
         for binding in found:
             self._out.report("revoked", mn=mn_id_text(binding.mn_id), prefixes=[str(p) for p in binding.prefixes])
-            self._start(binding, binding.proxy_coa, RevocationTrigger.ADMINISTRATIVE_REASON, now)
+            self._start(binding, binding.proxy_coa, _ENDED, now)
         return [mn_id_text(binding.mn_id) for binding in found]
 
     def handed_over(self, binding: PlainBinding, to: IPv6Address, now: Instant) -> None:
         """The node leaves the MAG that the session still names, for ``to``."""
         self._left.setdefault(binding.key, {})[binding.proxy_coa] = None
         self._timers.set(binding.key, now.monotonic_s + LEFT_S)
-        self._revoking.cancel_departure(to, binding.key)
+        self._revoking.cancel(to, binding.key, _LEFT)  # the node is back
 
     def forget(self, binding: PlainBinding) -> None:
         """The session is over."""
@@ -82,7 +83,7 @@ class PlainRevoking:
     def _revoked(self, revocation: Revocation, now: Instant) -> None:
         """A MAG has let the node go, or does not answer; the node may have another one meanwhile."""
         binding = self._cache.by_key.get(revocation.session)
-        if binding is None or revocation.trigger is RevocationTrigger.HANDOVER_UNKNOWN:
+        if binding is None or revocation.trigger is _LEFT:
             return
         if binding.proxy_coa == revocation.peer:
             self._end(binding, now)

@@ -91,15 +91,13 @@ class Revoking:
         self._by_sequence[revocation.peer, message.sequence] = key
         self._send(key, pending, now)
 
-    def is_waiting(self, peer: IPv6Address, session: str) -> bool:
-        """Whether ``peer`` has been asked and has not answered yet."""
-        return (peer, session) in self._pending
+    def is_waiting(self, peer: IPv6Address, session: str, trigger: RevocationTrigger) -> bool:
+        """Whether ``peer`` has been asked, for that reason, and has not answered yet."""
+        return (peer, session, trigger) in self._pending
 
-    def cancel_departure(self, peer: IPv6Address, session: str) -> None:
-        """The node is back: that it had left is not to be said again."""
-        pending = self._pending.get((peer, session))
-        if pending is not None and pending.revocation.trigger is RevocationTrigger.HANDOVER_UNKNOWN:
-            self._forget((peer, session))
+    def cancel(self, peer: IPv6Address, session: str, trigger: RevocationTrigger) -> None:
+        """The reason is one no more: it is not said again."""
+        self._forget((peer, session, trigger))
 
     def awaits(self, source: IPv6Address, ack: BindingRevocationAcknowledgement) -> bool:
         """Whether ``ack`` answers a revocation of ours."""
