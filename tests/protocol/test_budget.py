@@ -124,6 +124,19 @@ def test_a_gateway_whose_prefix_was_withheld_frees_its_lease_when_the_host_moves
     assert domain.address(8) not in [anchor.maar for anchor in binding.anchors]
 
 
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
+def test_a_gateway_that_never_heard_that_its_prefix_is_withheld_does_not_draw_the_host_back(mode: Mode) -> None:
+    domain = Domain(settings=domain_settings(9, mode=mode))
+    tour(domain, 7)
+    domain.lose = lambda sender, send: send.destination == domain.address(8)
+    domain.host_at(8, MAC)
+    domain.lose = lambda sender, send: False
+    domain.host_at(9, MAC)
+    domain.pass_time(3.0)
+    assert not domain.gw[8].sessions
+    settled_state(domain)
+
+
 def test_when_the_given_up_prefix_is_forgotten_the_next_refresh_brings_the_new_one() -> None:
     domain = Domain(settings=domain_settings(9))
     host = Host(domain)
