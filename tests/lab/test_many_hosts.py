@@ -75,7 +75,7 @@ def crowd(mode: str) -> Topology:
 
 @pytest.fixture(scope="module")
 def labs() -> Iterator[dict[str, Domain]]:
-    """The domain of each mode, until nothing is left of its hosts: all wait for that together, because it takes long."""
+    """The domain of each mode, until nothing is left of its hosts: they wait for that together, it takes long."""
     up: dict[str, Domain] = {}
     yield up
     for mode in MODES:
