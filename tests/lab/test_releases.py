@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Network
@@ -25,7 +26,8 @@ from lab_scenes import (
 )
 
 from anchord.lab.domain import Domain
-from anchord.lab.topology import Topology
+from anchord.lab.links import Links
+from anchord.lab.topology import SWITCH, Topology
 
 LAB = f"anct-{os.getpid()}-release"
 IDLE_S = 3
@@ -88,6 +90,28 @@ def test_an_unused_prefix_is_given_up_here_there_and_at_the_host(
                 stuck.send(b"anybody there?")
                 time.sleep(0.05)  # the answer to a datagram is an error of the next call
         assert not isinstance(refused.value, TimeoutError)
+
+
+def test_the_end_of_a_session_reaches_an_anchor_that_was_unreachable_for_a_while(
+    lab_of: Callable[[Topology], Domain],
+) -> None:
+    """Decision 20: the CMD says so again and again. (Decision 19, the dead-man timer, is for a CMD that cannot.)"""
+    brief = {"lifetimes": {**LIFETIMES, "binding_s": 12}, "timers": {"probe_after_s": 1}}
+    brief["pmip"] = {"min_delay_before_bce_delete_ms": 100}
+    domain = lab_of(dataclasses.replace(topology(2, {"mn1": "gw1"}), domain=brief))
+    prefix = IPv6Network((usable_address(domain, "mn1", "gw1"), 64), strict=False)
+    move(domain, "mn1", "gw2")
+    usable_address(domain, "mn1", "gw2")
+    domain.kill("gw1", signal.SIGSTOP)
+    try:
+        with Links(domain.namespace(SWITCH)) as links:
+            links.set_up(links.get(domain.port("mn1")), up=False)
+        wait_for(lambda: binding(domain, "cmd", "mn1") is None, "the session ends", 60)
+        assert tunnelled(domain, "gw1", prefix), "gw1 does not know yet"
+    finally:
+        domain.kill("gw1", signal.SIGCONT)
+    wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 hears of it", 40)
+    wait_for(lambda: not tunnelled(domain, "gw1", prefix), "gw1 has no tunnel for it any more")
 
 
 def test_a_host_with_six_anchors_moves_and_every_address_lives(lab_of: Callable[[Topology], Domain]) -> None:

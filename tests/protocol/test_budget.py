@@ -215,6 +215,26 @@ def test_the_budget_survives_a_restart() -> None:
     assert len(binding.released) == 1 and len(binding.anchors) == 6
 
 
+def test_what_was_shown_while_the_cmd_was_silent_and_is_withheld_then_is_not_preferred_any_more() -> None:
+    domain = Domain(4, domain_settings(4, limits=Limits(anchors_per_host=3)))
+    tour(domain, 3)
+    domain.lose = lambda sender, send: CENTRAL in (sender, send.destination)
+    domain.host_at(4, MAC)
+    domain.pass_time(0.5)
+    (session,) = domain.gw[4].sessions.values()
+    assert advertised(domain, session.prefix)[-1][2] > 0
+    domain.lose = lambda sender, send: False
+    domain.pass_time(5.0)
+    assert session.withheld and advertised(domain, session.prefix)[-1][1:] == (600, 0)
+    host = Host(domain)
+    host.read()
+    assert len(host.preferred()) == 1 and works(domain, 4, host.preferred()[0])
+    prefix = session.prefix
+    domain.host_at(1, MAC)
+    domain.pass_time(5.0)
+    assert prefix in domain.gw[4].resting(), "the host has an address of it"
+
+
 def test_the_same_holds_in_relay_mode() -> None:
     domain = Domain(settings=domain_settings(9, mode=Mode.RELAY))
     host = Host(domain)

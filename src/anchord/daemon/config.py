@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
+from anchord.daemon import consistency
 from anchord.daemon.configfile import (
     ConfigError,
     Conflict,
@@ -30,12 +30,10 @@ from anchord.daemon.configfile import (
     LinkLocal,
     Mac,
     Network,
-    Place,
     Pool,
     Table,
     dotted,
     flag,
-    global_address,
     mac_address,
     network,
     parse_toml,
@@ -53,16 +51,9 @@ __all__ = [
     "Pmip", "Policy", "Table", "Timers", "load_domain", "load_node", "parse_toml",
 ]  # fmt: skip
 
-# What the node file of a central database or a directory may call it; no gateway may have these names.
-CENTRAL_NAMES = ("central", "cmd")
-DIRECTORY_NAMES = ("directory", "dir")
-NEIGHBOURS = 8  # gateways that are asked for a host of which nothing is known
-_CENTRAL_NODES = {"central": CENTRAL_NAMES, "directory": DIRECTORY_NAMES}  # by finder
-_SPOKEN = {**dict.fromkeys(CENTRAL_NAMES, "central database"), "dir": "directory"}
 SECRET_BYTES = 16  # the least that is worth calling a secret: 128 bits
 GATHER_MARGIN_MS = 50  # a fallback must leave the central database's partial answer this long to arrive
 MOST_RESOLVERS = 3  # as many as hosts are known to use (RFC 8106 section 5.3.1)
-SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the closing zero
 
 
 def _secret(value: object) -> bytes:
@@ -95,11 +86,6 @@ def _listed(value: object) -> str:
     return value
 
 
-def _policy_host(value: object) -> bytes:
-    """A MAC address; empty: any."""
-    return b"" if value == "any" else mac_address(value)
-
-
 def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
     if not value:
         raise ValueError("is empty, expected at least one")
@@ -115,7 +101,7 @@ def _few_resolvers(value: tuple[Any, ...]) -> tuple[Any, ...]:
 NodeName = Annotated[str, BeforeValidator(_node_name)]
 Secret = Annotated[bytes, BeforeValidator(_secret)]
 Listed = Annotated[str, BeforeValidator(_listed)]
-PolicyHost = Annotated[bytes, BeforeValidator(_policy_host)]
+PolicyHost = Annotated[bytes, BeforeValidator(consistency.policy_host)]
 
 
 class Central(Table):
@@ -360,26 +346,26 @@ class DomainConfig(Table):
     def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
         """Rules between nodes: addresses and pools are exclusive (pools decide who anchors what)."""
         gateways = raw.get("gateways")
-        if isinstance(gateways, Mapping) and not gateways and not _tables(raw, "lmas"):
+        if isinstance(gateways, Mapping) and not gateways and not consistency.tables(raw, "lmas"):
             yield ("gateways",), "is empty, expected at least one gateway"
-        yield from _strange_names(raw)
-        yield from _strange_operators(raw)
-        yield from _strange_policies(raw)
-        yield from _finder_table(raw)
-        addresses, own = list(_addresses(raw)), list(_prefixes(raw, "pools", pool))
-        pools = [*own, *_prefixes(raw, "pools", pool, "lmas")]
-        yield from _same_address(addresses)
-        yield from _overlaps([*pools, *_prefixes(raw, "stands_for", pool, "lmas")])
+        yield from consistency.strange_names(raw)
+        yield from consistency.strange_operators(raw)
+        yield from consistency.strange_policies(raw)
+        yield from consistency.finder_table(raw)
+        addresses, own = list(consistency.addresses(raw)), list(consistency.prefixes(raw, "pools", pool))
+        pools = [*own, *consistency.prefixes(raw, "pools", pool, "lmas")]
+        yield from consistency.same_address(addresses)
+        yield from consistency.overlaps([*pools, *consistency.prefixes(raw, "stands_for", pool, "lmas")])
         for where, address in addresses:
             for other, prefix in pools:
                 if address in prefix:
                     yield where, f"{address} lies in {dotted(other)} ({prefix}), expected an address outside every pool"
-        for where, local in _prefixes(raw, "local_networks", network):
+        for where, local in consistency.prefixes(raw, "local_networks", network):
             for other, prefix in pools:
                 if local.overlaps(prefix):
                     yield where, f"{local} overlaps {dotted(other)} ({prefix}), expected a network outside every pool"
 
-        yield from _unusable_resolvers(raw, pools)
+        yield from consistency.unusable_resolvers(raw, pools)
 
     @property
     def digest(self) -> str:
@@ -395,7 +381,7 @@ class DomainConfig(Table):
         """The address of every node that speaks PMIPv6 and its name (the central database's is ``central``)."""
         peers = {gateway.address: name for name, gateway in self.gateways.items()}
         peers |= {lma.address: name for name, lma in self.lmas.items()}
-        return peers if self.central is None else {self.central.address: CENTRAL_NAMES[0]} | peers
+        return peers if self.central is None else {self.central.address: consistency.CENTRAL_NAMES[0]} | peers
 
     def anchor_of(self, prefix: IPv6Network) -> str | None:
         """The name of the gateway in whose pools ``prefix`` lies; pools are exclusive, so there is one or none."""
@@ -470,9 +456,9 @@ class NodeConfig(Table):
         """What this node is, and so which verb runs it."""
         if self.node in self._domain.lmas:
             return "lma"
-        if self.node in CENTRAL_NAMES:
+        if self.node in consistency.CENTRAL_NAMES:
             return "central"
-        return "directory" if self.node in DIRECTORY_NAMES else "gateway"
+        return "directory" if self.node in consistency.DIRECTORY_NAMES else "gateway"
 
     @property
     def gateway(self) -> Gateway:
@@ -524,162 +510,13 @@ def load_node(path: Path | str) -> NodeConfig:
         except ConfigError as error:
             errors += error.errors
     if raw_domain:
-        errors += [f"{path}: {dotted(where)}: {what}" for where, what in _misfits(raw, raw_domain)]
+        default_run = str(NodeConfig.model_fields["run"].default)
+        found = consistency.misfits(raw, raw_domain, default_run)
+        errors += [f"{path}: {dotted(where)}: {what}" for where, what in found]
     if errors or node is None or domain is None:
         raise ConfigError(errors)
     node._domain = domain
     return node
-
-
-def _misfits(node: Mapping[str, Any], domain: Mapping[str, Any]) -> Iterator[Conflict]:
-    """What is wrong between a node file and its domain file."""
-    name, known, lmas = node.get("node"), _tables(domain, "gateways"), _tables(domain, "lmas")
-    if not isinstance(name, str):
-        return
-    central = {finder: names for finder, names in _CENTRAL_NODES.items() if domain.get("finder", "central") == finder}
-    others = [one for names in central.values() for one in names]
-    if name not in (*known, *lmas, *others):
-        expected = ", ".join([*known, *lmas, *central])
-        yield ("node",), f"{name!r} is no node of the domain, expected one of {expected}"
-    for key in ("access", "core"):
-        if name in known and not node.get(key):
-            yield (key,), "is empty, expected at least one interface for a gateway"
-        if name in others and node.get(key):
-            yield (key,), f"is not for the {_SPOKEN.get(name, name)}, expected none"
-    if name in lmas and not node.get("core"):
-        yield ("core",), "is empty, expected at least one interface for an LMA"
-    if name in lmas and node.get("access"):
-        yield ("access",), "is not for an LMA, expected none"
-    if node.get("denied") and name not in lmas:
-        yield ("denied",), "has an effect at an LMA only, expected none"
-    if node.get("store") == "memory" and name not in CENTRAL_NAMES:
-        yield ("store",), "is 'memory', which only the central database can have, expected 'sqlite'"
-    yield from _strange_neighbours(node.get("neighbours"), name, known)
-    run = node.get("run", str(NodeConfig.model_fields["run"].default))
-    if isinstance(run, str) and len(f"{run}/{name}.sock".encode()) > SOCKET_PATH_BYTES:
-        yield ("run",), f"is too long, expected at most {SOCKET_PATH_BYTES} bytes with the socket's name"
-
-
-def _strange_neighbours(neighbours: object, name: str, known: Mapping[str, Any]) -> Iterator[Conflict]:
-    """Neighbours are other gateways of the domain, and few."""
-    named = neighbours if isinstance(neighbours, list) else []
-    if len(named) > NEIGHBOURS:
-        yield ("neighbours",), f"has {len(named)} entries, expected at most {NEIGHBOURS}"
-    for index, neighbour in enumerate(named):
-        if neighbour == name or neighbour not in known:
-            others = ", ".join(other for other in known if other != name)
-            yield ("neighbours", index), f"is {shown(neighbour)}, expected another gateway of the domain: {others}"
-
-
-def _strange_names(raw: Mapping[str, Any]) -> Iterator[Conflict]:
-    """Gateways and LMAs that are called what only another node may be called."""
-    for key in ("gateways", "lmas"):
-        for name in _tables(raw, key):
-            for finder, names in _CENTRAL_NODES.items():
-                if name in names:
-                    yield (key, name), f"{name!r} means the {_SPOKEN.get(finder, finder)}, expected another name"
-    for name in _tables(raw, "lmas"):
-        if name in _tables(raw, "gateways"):
-            yield ("lmas", name), f"{name!r} is a gateway already, expected another name"
-
-
-def _strange_operators(raw: Mapping[str, Any]) -> Iterator[Conflict]:
-    """An LMA stands between operators that gateways of the file belong to."""
-    known = sorted({str(table["operator"]) for table in _tables(raw, "gateways").values() if "operator" in table})
-    for name, table in _tables(raw, "lmas").items():
-        operators = table.get("operators")
-        for index, operator in enumerate(operators if isinstance(operators, list) else []):
-            if operator not in known:
-                expected = f"one of {', '.join(known)}" if known else "gateways with an operator"
-                yield ("lmas", name, "operators", index), f"is {shown(operator)}, expected {expected}"
-
-
-def _strange_policies(raw: Mapping[str, Any]) -> Iterator[Conflict]:
-    """Each host has one policy, whose LMA is one of the domain."""
-    policies = raw.get("policy")
-    seen: dict[bytes, Place] = {}
-    for index, table in enumerate(policies if isinstance(policies, list) else []):
-        if not isinstance(table, Mapping):
-            continue
-        lma, hosts = table.get("lma"), table.get("hosts")
-        if isinstance(lma, str) and lma not in _tables(raw, "lmas"):
-            expected = ", ".join(_tables(raw, "lmas")) or "a table [lmas.NAME]"
-            yield ("policy", index, "lma"), f"{lma!r} is no LMA of the domain, expected {expected}"
-        for place, host in enumerate(hosts if isinstance(hosts, list) else []):
-            where: Place = ("policy", index, "hosts", place)
-            known = tolerant(_policy_host, host)
-            first = where if known is None else seen.setdefault(known, where)
-            if first != where:
-                yield where, f"{host!r} is in {dotted(first)} already, expected each host once"
-
-
-def _finder_table(raw: Mapping[str, Any]) -> Iterator[Conflict]:
-    """The table of whoever tells of anchors is there, and no other."""
-    finder = raw.get("finder", "central")
-    for table in _CENTRAL_NODES:
-        if finder == table and table not in raw:
-            yield (table,), f"is missing, expected a table with finder = {finder!r}"
-        if finder != table and table in raw and isinstance(finder, str):
-            yield (table,), f"has no effect with finder = {finder!r}, expected none"
-
-
-def _tables(raw: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
-    """The tables under ``key``, as far as they are tables."""
-    tables = raw.get(key)
-    return {k: v for k, v in tables.items() if isinstance(v, Mapping)} if isinstance(tables, Mapping) else {}
-
-
-def _addresses(raw: Mapping[str, Any]) -> Iterator[tuple[Place, IPv6Address]]:
-    """The address of every node that has a good one."""
-    tables: list[tuple[Place, Mapping[str, Any]]] = [
-        ((name,), raw[name]) for name in _CENTRAL_NODES if isinstance(raw.get(name), Mapping)
-    ]
-    tables += [((key, name), table) for key in ("gateways", "lmas") for name, table in _tables(raw, key).items()]
-    for where, table in tables:
-        address = tolerant(global_address, table.get("address"))
-        if address is not None:
-            yield (*where, "address"), address
-
-
-def _prefixes(
-    raw: Mapping[str, Any], key: str, read: Any, nodes: str = "gateways"
-) -> Iterator[tuple[Place, IPv6Network]]:
-    """The prefixes under ``key`` of every gateway, or LMA, that are good ones."""
-    for name, table in _tables(raw, nodes).items():
-        values = table.get(key)
-        for index, value in enumerate(values if isinstance(values, list | tuple) else []):
-            prefix = tolerant(read, value)
-            if prefix is not None:
-                yield (nodes, name, key, index), prefix
-
-
-def _same_address(addresses: list[tuple[Place, IPv6Address]]) -> Iterator[Conflict]:
-    owners: dict[IPv6Address, Place] = {}
-    for where, address in addresses:
-        first = owners.setdefault(address, where)
-        is_its_cmd = first == ("central", "address") and where[0] == "lmas"  # an LMA between operators is their CMD
-        if first != where and not is_its_cmd:
-            yield where, f"{address} is {dotted(first)} already, expected an address for each node"
-
-
-def _overlaps(pools: list[tuple[Place, IPv6Network]]) -> Iterator[Conflict]:
-    for (first, one), (second, other) in itertools.combinations(pools, 2):
-        if one.overlaps(other):
-            yield second, f"{other} overlaps {dotted(first)} ({one}), expected pools that share no address"
-
-
-def _unusable_resolvers(raw: Mapping[str, Any], pools: list[tuple[Place, IPv6Network]]) -> Iterator[Conflict]:
-    resolvers: dict[IPv6Address, Place] = {}
-    values = raw.get("resolvers")
-    for index, value in enumerate(values if isinstance(values, list | tuple) else []):
-        address, where = tolerant(global_address, value), ("resolvers", index)
-        if address is None:
-            continue
-        if (first := resolvers.setdefault(address, where)) != where:
-            yield where, f"{address} is {dotted(first)} already, expected each resolver once"
-        for other, prefix in pools:
-            if address in prefix:
-                yield where, f"{address} lies in {dotted(other)} ({prefix}), which is for hosts, expected another one"
 
 
 def _plain(value: object) -> str:

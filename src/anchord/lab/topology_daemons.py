@@ -14,8 +14,10 @@ from pydantic import ValidationError
 
 from anchord.daemon.config import DomainConfig, NodeConfig
 from anchord.daemon.configfile import Table
+from anchord.daemon.consistency import wrong_interfaces
 from anchord.lab import config_files
-from anchord.lab.topology import Daemon, Gateway, Lma, Place, Problem, Topology, place
+from anchord.lab.topology import Daemon, Gateway, Lma, Place, Problem, Topology
+from anchord.lab.topology_problems import place
 
 _OF_THE_LAB = ("node", "domain", "run")  # with others the lab would not find its own daemons again
 
@@ -46,13 +48,9 @@ def _node_problems(where: Place, topology: Topology, node: Daemon) -> Iterator[P
     for inner, what in _errors(NodeConfig, settings):
         if inner[0] not in _OF_THE_LAB:
             yield (*where, *inner), what
-    for key in ("access", "core"):
-        if isinstance(node, Gateway) and settings[key] == []:
-            yield (*where, key), "is empty, expected at least one interface for a gateway"
-        if key == "core" and isinstance(node, Lma):
-            continue
-        if not isinstance(node, Gateway) and settings.get(key):
-            yield (*where, key), f"is not for {node.name}, expected none"
+    role = "gateway" if isinstance(node, Gateway) else "lma" if isinstance(node, Lma) else node.name
+    for inner, what in wrong_interfaces(role, settings):
+        yield (*where, *inner), what
 
 
 def _errors(model: type[Table], settings: Mapping[str, Any]) -> list[Problem]:

@@ -43,9 +43,9 @@ from anchord.lab.topology import (
     numbered,
     numbered_gateway,
     numbered_lma,
-    problems,
 )
 from anchord.lab.topology_daemons import daemon_problems
+from anchord.lab.topology_problems import problems
 
 _Made = TypeVar("_Made")
 

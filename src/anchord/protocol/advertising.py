@@ -57,8 +57,13 @@ class Advertising:
 
     def _advertise_anchors(self, session: Session) -> None:
         lifetimes = self._core.settings.domain.lifetimes
-        own = AdvertisedPrefix(session.prefix, lifetimes.valid_s, lifetimes.preferred_s)
-        shown = () if session.withheld else (own,)
+        shown: tuple[AdvertisedPrefix, ...] = ()
+        if not session.withheld:
+            session.shown = True
+            shown = (AdvertisedPrefix(session.prefix, lifetimes.valid_s, lifetimes.preferred_s),)
+        elif session.shown:
+            # Served without the CMD's word at first: what the node has been given stays, but is not to be preferred.
+            shown = (AdvertisedPrefix(session.prefix, lifetimes.valid_s, 0),)
         self._show(session, session.router, shown, lifetimes.router_s, Preference.MEDIUM, resolvers=self._own_resolvers)
         # A host that holds as many prefixes as it can goes on with the newest of them, through its tunnel.
         preferred = session.anchors[-1] if session.withheld and session.anchors else None

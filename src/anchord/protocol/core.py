@@ -114,8 +114,8 @@ class GatewayCore(Outbox):
             del self.router_macs[mac]
 
     def _give_back(self, session: Session, rest: bool, now: Instant) -> None:
-        advertised = not session.withheld and (session.advertised_s >= 0 or session.phase is not Phase.REGISTERING)
-        rest_s = self.settings.domain.lifetimes.valid_s if advertised or rest else 0
+        known = session.shown or (session.phase is not Phase.REGISTERING and not session.withheld)
+        rest_s = self.settings.domain.lifetimes.valid_s if known or rest else 0
         until = now.wall_s + rest_s
         self.pool.release(session.prefix, until)
         if rest_s:

@@ -49,6 +49,7 @@ class Session:
     serving: IPv6Address | None = None  # who serves it, when AWAY
     others: tuple[IPv6Network, ...] = ()  # what else the node holds, as we were told when AWAY
     released: dict[IPv6Network, float] = field(default_factory=dict)  # given up: wall time at which the host forgets it
+    shown: bool = False  # our own prefix has been advertised to the node
     withheld: bool = False  # our own prefix is not shown to the node: it holds too many already
     ticks: int = 0  # newest timestamp accepted, from us or about us
     registered: bool = False  # the CMD has acknowledged what we serve
@@ -113,6 +114,7 @@ class Session:
             "anchors": [anchor.to_json() for anchor in self.anchors],
             "others": [prefix_text(prefix) for prefix in self.others],
             "released": {prefix_text(prefix): until for prefix, until in self.released.items()},
+            "shown": self.shown or not self.withheld,  # it may be, a moment after this
             "withheld": self.withheld,
             "serving": None if self.serving is None else address_text(self.serving),
             "ticks": self.ticks,
@@ -139,6 +141,7 @@ class Session:
             serving=None if value["serving"] is None else IPv6Address(value["serving"]),
             others=tuple(IPv6Network(prefix) for prefix in value.get("others", ())),
             released={IPv6Network(prefix): until for prefix, until in value.get("released", {}).items()},
+            shown=value.get("shown", True),
             withheld=value.get("withheld", False),
             ticks=value["ticks"],
             registered=value["registered"],
