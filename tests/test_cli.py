@@ -35,7 +35,8 @@ BINDINGS = [
 ]  # fmt: skip
 PEERS = [
     {
-        "peer": "2001:db8:fc::1", "name": "central", "messages_in": 3, "messages_out": 4, "repeated": 0,
+        "peer": "2001:db8:fc::1", "name": "central", "reachable": True,
+        "messages_in": 3, "messages_out": 4, "repeated": 0,
         "dropped": {"bad-length": 2}, "refused": {}, "last_heard_s": 1_700_000_000.5,
     },
     {"peer": "others", "name": None, "messages_in": 0, "messages_out": 0, "repeated": 0, "dropped": {}, "refused": {},
@@ -53,13 +54,19 @@ def show(what: str, mn: str | None) -> object:
     return PEERS if what == "peers" else {"node": "gw1", "ready": True}
 
 
+def revoke(named: str) -> list[str]:
+    if named != "mn1@example":
+        raise LookupError(f"no session of {named!r}")
+    return [named]
+
+
 @contextmanager
 def daemon(path: Path, *events: Mapping[str, object]) -> Iterator[None]:
     """A daemon's control socket; as soon as a monitor has come it gets ``events``, then the daemon ends."""
     ready, finish = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        server = ControlServer(path, show)
+        server = ControlServer(path, show, revoke)
         await server.start()
         ready.set()
         while not finish.is_set():
@@ -178,10 +185,19 @@ def test_show_for_programs(tmp_path: Path) -> None:
 def test_show_peers_counts_by_cause(tmp_path: Path) -> None:
     with daemon(tmp_path / "gw1.sock"):
         heading, line, others = anchord("show", "peers", "--run", tmp_path).output.splitlines()
-    assert heading.split()[:5] == ["PEER", "NAME", "MESSAGES_IN", "MESSAGES_OUT", "REPEATED"]
-    assert line.split()[:5] == ["2001:db8:fc::1", "central", "3", "4", "0"]
+    assert heading.split()[:6] == ["PEER", "NAME", "REACHABLE", "MESSAGES_IN", "MESSAGES_OUT", "REPEATED"]
+    assert line.split()[:6] == ["2001:db8:fc::1", "central", "yes", "3", "4", "0"]
     assert line.split()[-4:] == ["s", "ago", "-", "bad-length=2"]
     assert others.split()[-3:] == ["-", "-", "-"]
+
+
+def test_revoke_names_whose_sessions_it_has_ended(tmp_path: Path) -> None:
+    with daemon(tmp_path / "cmd.sock"):
+        done = anchord("revoke", "mn1@example", "--run", tmp_path)
+        assert (done.exit_code, done.output) == (0, "revoked: mn1@example\n")
+        assert json.loads(anchord("revoke", "mn1@example", "-j", "--run", tmp_path).output) == ["mn1@example"]
+        failed = anchord("revoke", "mn2", "--run", tmp_path)
+        assert (failed.exit_code, failed.stderr) == (1, "anchord: no session of 'mn2'\n")
 
 
 def test_show_status_for_people(tmp_path: Path) -> None:
@@ -198,7 +214,7 @@ def test_which_daemon_is_meant(tmp_path: Path) -> None:
     assert "several daemons run here, choose one: --node gw1|gw2" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [("show", "peers"), ("monitor",)])
+@pytest.mark.parametrize("arguments", [("show", "peers"), ("monitor",), ("revoke", "mn1")])
 def test_a_daemon_that_is_not_there(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     result = anchord(*arguments, "--socket", tmp_path / "gw1.sock")
     assert result.exit_code == 3

@@ -36,7 +36,7 @@ def quoted(page: str) -> set[str]:
 
 
 def test_the_requirements_are_complete_and_in_order() -> None:
-    assert numbered("requirements.md") == list(range(1, 152))
+    assert numbered("conformance.md") == list(range(1, 152))
 
 
 def test_the_decisions_are_complete_and_in_order() -> None:
@@ -44,7 +44,7 @@ def test_the_decisions_are_complete_and_in_order() -> None:
 
 
 def test_every_row_and_decision_that_is_cited_exists() -> None:
-    assert {56, 69, 118} <= cited("row") <= set(numbered("requirements.md"))
+    assert {56, 69, 118} <= cited("row") <= set(numbered("conformance.md"))
     assert {1, 12, 35} <= cited("decision") <= set(numbered("decisions.md"))
 
 

@@ -43,9 +43,10 @@ class PrefixEntry:
     packets from ``anchor`` to ``peer``, through two tunnels in series. ``router`` is shown to the node here; None
     when EXPORTED, in TRANSIT or RELEASED.
 
-    A RELEASED prefix belongs to nobody. Packets from it that the node sends here are answered with ICMPv6 destination
-    unreachable, source address failed policy (RFC 4443 section 3.1, code 5); packets to it that reach the gateway
-    which anchored it, with destination unreachable. Connections that are stuck on it fail at once.
+    A RELEASED prefix belongs to nobody. Where the node is (``HostState.mac``), packets that it sends from it are
+    answered with ICMPv6 destination unreachable, source address failed policy (RFC 4443 section 3.1, code 5), if
+    another router is shown to it there. Where the node is not, this gateway anchored the prefix, and packets to it are
+    answered with destination unreachable.
 
     ``local_networks`` are networks that are reachable only behind the anchor of this prefix. On an IMPORTED prefix:
     what the node sends to them from any prefix that is ANCHORED or IMPORTED here goes through the tunnel to

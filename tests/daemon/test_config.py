@@ -232,6 +232,14 @@ def test_all_errors_of_both_files_in_one_pass(files: Path) -> None:
             ["timers.fallback_ms: is 250, expected more than gather_ms + 50 (250)"],
         ),
         (
+            "[central]", "[timers]\nrevocation_ms = 3000\n[central]",
+            ["timers.max_revocation_ms: is 2000, expected at least revocation_ms (3000)"],
+        ),
+        (
+            "[central]", "[timers]\nheartbeat_s = 29\n[central]",
+            ["timers.heartbeat_s: is 29, expected seconds, 30 to 3600"],
+        ),
+        (
             "[central]", "[timers]\ngather_ms = 1.5\n[central]",
             ["timers.gather_ms: is 1.5, expected milliseconds, 10 to 10000"],
         ),

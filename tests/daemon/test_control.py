@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address
@@ -95,6 +96,39 @@ def test_nonsense_is_refused_and_the_daemon_goes_on(tmp_path: Path, line: bytes)
             assert answer["error"]
             (answer,) = await ask(path, b'{"show": "status"}\n')
             assert answer["ok"] is True
+
+    run(scenario)
+
+
+def test_a_gateway_has_nothing_to_revoke(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path / "gw1.sock"):
+            (answer,) = await ask(tmp_path / "gw1.sock", b'{"revoke": "mn1"}\n')
+            assert not answer["ok"] and "ask the daemon of the central database" in str(answer["error"])
+
+    run(scenario)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_only_root_and_the_daemons_user_may_change_something(tmp_path: Path) -> None:
+    revoked: list[str] = []
+    program = (
+        "import os, socket, sys; link = socket.socket(socket.AF_UNIX); os.setgid(0); os.setuid(65534);"
+        'link.connect(sys.argv[1]); link.sendall(b\'{"revoke": "mn1"}\\n\'); print(link.recv(4096).decode())'
+    )
+
+    async def scenario() -> None:
+        path = tmp_path / "cmd.sock"
+        server = ControlServer(path, show, revoked.append)
+        await server.start()
+        for folder in (tmp_path, *tmp_path.parents[:-2]):
+            folder.chmod(folder.stat().st_mode | 0o011)  # a stranger of the socket's group gets as far as the socket
+        command = (sys.executable, "-c", program, str(path))
+        stranger = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        said = json.loads((await stranger.communicate())[0])
+        assert not said["ok"] and "not permitted" in said["error"] and revoked == []
+        assert (await ask(path, b'{"revoke": "mn1"}\n'))[0]["ok"] and revoked == ["mn1"]
+        await server.close()
 
     run(scenario)
 

@@ -77,6 +77,13 @@ def test_a_local_network_is_reached_from_every_source(behind: Behind, n: int) ->
         assert pings(behind.server, behind.addresses[n], SERVER)
 
 
+def test_its_use_from_another_prefix_counts_as_activity(behind: Behind) -> None:
+    """Whoever gives the anchor's prefix up takes the network away from the others."""
+    assert prefix(2) not in behind.planes[1].forwarding.active_prefixes()
+    assert pings(behind.host, SERVER, behind.addresses[2])
+    assert prefix(2) in behind.planes[1].forwarding.active_prefixes()
+
+
 def test_everything_else_goes_its_usual_way(behind: Behind) -> None:
     on_core = Capture(behind.domain.core, "gw1")
     assert pings(behind.host, Domain.CN, behind.addresses[2])

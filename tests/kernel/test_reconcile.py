@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planes import anchored, exported, gateway_address, imported, prefix, router
+from planes import anchored, exported, gateway_address, imported, prefix, released, router
 
 from anchord.declared import HostState, PrefixEntry, Role
 from anchord.kernel.objects import PROTOCOL, Link, Object, Pair, Route, Rule
@@ -29,6 +29,7 @@ from anchord.kernel.tables import (
     plan,
 )
 
+NETWORK = IPv6Network("fd00:1::/64")
 MAC = b"\2\0\0\0\0\x77"
 SETTINGS = PlaneSettings(
     address=gateway_address(1), pools=(IPv6Network("2001:db8:a1::/48"),), access=("acc0",), core=("core0",)
@@ -50,6 +51,14 @@ entries = st.sampled_from(
         exported(1, 3),
         imported(2),
         imported(3),
+        replace(anchored(1), local_networks=(NETWORK,)),
+        replace(exported(1, 2), local_networks=(NETWORK,), others=(prefix(2), prefix(3))),
+        replace(imported(2), local_networks=(NETWORK,)),
+        replace(imported(3), local_networks=(NETWORK, IPv6Network("fd00:2::/48"))),
+        PrefixEntry(prefix(1), Role.TRANSIT, None, gateway_address(2), gateway_address(3)),
+        PrefixEntry(prefix(3), Role.TRANSIT, None, gateway_address(2), gateway_address(4)),
+        released(1),
+        released(2),
         replace(anchored(1), role=Role.PREPARED),
         replace(imported(2), role=Role.PREPARED, peer=None),
     ]
@@ -85,14 +94,19 @@ def test_declaring_the_same_again_takes_no_step(state: HostState) -> None:
 def test_nothing_is_steered_to_where_it_cannot_go_on(state: HostState) -> None:
     """Devices exist before they are used; encapsulation stands before packets are sent into it."""
     made = host_objects(state)
-    devices = {"an-re0", "an-dn0", "an-up0", ""}
+    devices = {"an-re0", "an-re1", "an-dn0", "an-up0", ""}
     for each in made:
         if isinstance(each, Link):
             devices.add(each.device)
         elif not isinstance(each, Pair | Rule):
             assert each.device in devices
     tables = [each.table for each in made if isinstance(each, Route)]
-    for encapsulating, steering, entrance in ((DOWN, HOSTS, "an-dn0"), (UP, UPLINK, "an-up0")):
+    for encapsulating, steering, entrance in (
+        (DOWN, HOSTS, "an-dn0"),
+        (DOWN, INNER, "an-dn0"),
+        (UP, UPLINK, "an-up0"),
+        (UP, INNER, "an-up0"),
+    ):
         for number, each in enumerate(made):
             if isinstance(each, Route) and each.table == steering and each.device == entrance:
                 assert encapsulating in tables[: len([x for x in made[:number] if isinstance(x, Route)])]

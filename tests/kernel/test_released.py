@@ -35,7 +35,7 @@ def give_up(pair: Pair) -> None:
     give_address(pair.host, 2)
     use_router(pair.host, 2)
     assert reaches(pair.domain.cn, pair.address)
-    assert pair.planes[2].declare(pair.host, anchored(2), released(1)) is None
+    assert pair.planes[2].declare(pair.host, released(1), anchored(2)) is None
     assert pair.planes[1].declare(None, released(1)) is None
     for plane in pair.planes.values():
         plane.settle()
@@ -117,11 +117,11 @@ def test_a_prefix_that_comes_back_is_served_again(pair: Pair) -> None:
 
 
 def test_no_packet_is_misrouted_while_a_prefix_is_released(pair: Pair) -> None:
-    """Packets go through the tunnel until they are refused; none leaves plainly or is taken for unbound."""
+    """Packets go through the tunnel until they are refused; none leaves plainly or counts as unbound."""
     pair.hand_over()
     on_core = Capture(pair.domain.core, "gw2")
     flow = Flow(udp(pair.host, str(pair.address)), udp(pair.domain.cn, Domain.CN)).start()
-    assert pair.planes[2].declare(pair.host, anchored(2), released(1)) is None
+    assert pair.planes[2].declare(pair.host, released(1), anchored(2)) is None
     assert until(lambda: pair.planes[2].counters()["released"] > 20)
     assert pair.planes[2].declare(pair.host, anchored(2), imported(1)) is None
     lost = flow.stop()
@@ -136,7 +136,7 @@ def test_a_restart_takes_over_and_an_audit_finds_nothing(pair: Pair) -> None:
     give_up(pair)
     for plane in pair.planes.values():
         plane.restart()
-    assert pair.planes[2].declare(pair.host, anchored(2), released(1)) is None
+    assert pair.planes[2].declare(pair.host, released(1), anchored(2)) is None
     assert pair.planes[1].declare(None, released(1)) is None
     for plane in pair.planes.values():
         assert plane.sweep() is None

@@ -208,10 +208,10 @@ def test_an_audit_brings_a_replaced_access_interface_back(pair: Pair) -> None:
 def test_an_audit_brings_the_packet_filter_back(pair: Pair) -> None:
     """Whoever reloads the machine's own firewall flushes ours too."""
     gateway = pair.planes[1].namespace
-    loaded = gateway.run("nft list ruleset")
+    loaded = gateway.run("nft -s list ruleset")
     gateway.run("nft flush ruleset")
     assert pair.planes[1].audit() is None
-    assert gateway.run("nft list ruleset") == loaded
+    assert gateway.run("nft -s list ruleset") == loaded
 
 
 def test_an_audit_brings_tunnel_source_and_forwarding_back(pair: Pair) -> None:

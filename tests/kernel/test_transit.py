@@ -8,7 +8,7 @@ from ipaddress import IPv6Address
 
 import pytest
 from bulk import lost_of_full_datagrams, tcp_passes
-from namespaces import Capture, Domain, Namespace
+from namespaces import Capture, Domain, Flow, Namespace, udp
 from planes import Plane, anchored, exported, gateway_address, give_address, imported, prefix, use_router
 from scapy.layers.inet6 import IPv6
 from test_traffic import reaches
@@ -62,6 +62,29 @@ def tunnels(frames: list[bytes]) -> set[tuple[IPv6Address, IPv6Address]]:
     return {(IPv6Address(frame[22:38]), IPv6Address(frame[38:54])) for frame in frames}
 
 
+def test_the_host_moves_on_and_the_middle_repoints_its_tunnel(make_domain: MakeDomain, make_plane: MakePlane) -> None:
+    """In one step: every packet goes to the old gateway or to the new one."""
+    between = Between(make_domain(4), make_plane)
+    new = make_plane(between.domain, 4, peers=(gateway_address(3),))
+    flow = Flow(udp(between.domain.cn, Domain.CN), udp(between.host, str(between.address))).start()
+    between.domain.move("mn1", "br-gw4")
+    before = between.planes[2].counters()["stale"]
+    here = (anchored(4), replace(imported(1), peer=gateway_address(3)))
+    assert new.declare(between.host, *here) is None
+    towards = {n: Capture(between.domain.core, f"gw{n}") for n in (2, 4)}
+    assert between.planes[3].declare(None, transit(1, 4)) is None
+    use_router(between.host, 4)
+    assert until(lambda: bool(towards[4].tunnelled()))
+    towards[2].frames()
+    assert reaches(between.host, Domain.CN)
+    assert towards[2].tunnelled() == []
+    flow.stop()
+    counted = between.planes[3].counters()
+    assert (counted["stale"], counted["unbound"], between.planes[2].counters()["stale"]) == (0, 0, before)
+    for capture in towards.values():
+        capture.close()
+
+
 def test_both_directions_use_two_tunnels_in_series(between: Between) -> None:
     captures = {n: Capture(between.domain.core, f"gw{n}") for n in (1, 2, 3)}
     assert reaches(between.host, Domain.CN)
@@ -81,8 +104,21 @@ def test_two_hosts_of_one_anchor_at_one_gateway_talk(between: Between) -> None:
     assert reaches(between.host, address)
 
 
-def test_the_host_moves_on_to_a_gateway_that_the_middle_knows(between: Between, make_plane: MakePlane) -> None:
-    """Repointing the tunnel towards the node is a single step."""
+def test_two_hosts_of_the_middle_itself_at_one_gateway_talk(between: Between) -> None:
+    """It anchors prefixes too: their packets come out of one tunnel and go back into it, and are no loop."""
+    addresses = []
+    for number in (2, 3):
+        host, key = between.domain.host(f"mn{number}", "br-gw2"), f"mn{number}"
+        assert between.planes[2].declare(host, anchored(2, number), imported(3, number), key=key) is None
+        assert between.planes[3].declare(None, exported(3, 2, number), key=key) is None
+        addresses.append(give_address(host, 3, number))
+        use_router(host, 3, number)
+    assert reaches(host, addresses[0])
+    assert reaches(host, between.address)
+    assert reaches(between.domain.cn, addresses[0])
+
+
+def test_at_home_the_prefix_is_plain_again(between: Between) -> None:
     between.domain.move("mn1", "br-gw1")
     assert between.planes[1].declare(between.host, anchored(1)) is None
     assert between.planes[3].declare(None) is None
@@ -127,6 +163,26 @@ def test_a_stale_packet_at_the_serving_gateway_is_dropped_and_counted(between: B
     between.in_core(3, gateway_address(1), udp_to(between.address))
     assert until(lambda: between.planes[2].counters()["stale"] == 1)
     assert len(on_core.tunnelled()) == 1
+    on_core.close()
+
+
+def test_a_looping_packet_is_dropped_and_counted(between: Between) -> None:
+    """A host in transit writes to one that left: the anchor and the middle each believe it is with the other."""
+    between.arrive(2)
+    assert between.planes[3].declare(None, key="mn2") is None
+    between.planes[3].settle()
+    at_anchor = Capture(between.domain.core, "gw1")
+    between.in_core(3, gateway_address(2), udp_to(prefix(1, 2)[5], between.address))
+    assert until(lambda: between.planes[3].counters()["stale"] == 1)
+    assert len(at_anchor.tunnelled()) == 2, "once there and once back"
+    at_anchor.close()
+
+
+def test_a_packet_never_goes_back_where_it_came_from(between: Between) -> None:
+    on_core = Capture(between.domain.core, "gw2")
+    between.in_core(3, gateway_address(2), udp_to(between.address))
+    assert until(lambda: between.planes[3].counters()["stale"] == 1)
+    assert on_core.tunnelled() == []
     on_core.close()
 
 

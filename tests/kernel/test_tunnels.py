@@ -6,8 +6,10 @@ import errno
 import socket
 import time
 from collections.abc import Callable
+from ipaddress import IPv6Address
 
 import pytest
+from bulk import lost_of_full_datagrams, tcp_passes
 from namespaces import Capture, Domain, Namespace, udp
 from planes import Pair, Plane, anchored, exported, gateway_address, give_address, prefix, router, use_router
 from scapy.layers.inet import UDP
@@ -81,6 +83,17 @@ def test_packet_too_big_reaches_the_inner_sender(pair: Pair, downlink: bool) -> 
     assert len(receiver.recv(2000)) == 1412
     for each in (cn, host):
         each.close()
+
+
+@pytest.mark.parametrize("downlink", [True, False], ids=["downlink", "uplink"])
+def test_what_fills_a_1500_byte_link_passes_after_a_move(pair: Pair, downlink: bool) -> None:
+    """Offloads are on; a sender of full datagrams, none of which was lost before, loses the first one."""
+    cn, host = (pair.domain.cn, IPv6Address(Domain.CN)), (pair.host, pair.address)
+    way = (*cn, *host) if downlink else (*host, *cn)
+    assert lost_of_full_datagrams(*way) == 0
+    pair.hand_over()
+    assert lost_of_full_datagrams(*way) == 1
+    assert tcp_passes(*way, size=20_000_000)
 
 
 def test_a_stale_packet_is_dropped_and_counted(pair: Pair) -> None:

@@ -271,7 +271,7 @@ def test_a_lab_of_another_version_stands_in_nobodys_way(new_lab_name: Callable[[
         record.write_text(json.dumps(other))
         try:
             assert name not in Domain.sweep_stale()
-            with pytest.raises(LabError, match="not as this version writes it"):
+            with pytest.raises(LabError, match="is of another version of anchord"):
                 Domain.attach(name)
         finally:
             record.write_text(written)

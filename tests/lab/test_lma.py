@@ -68,6 +68,18 @@ def keep_apart(domain: Domain) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def tunnels_of(domain: Domain, node: str) -> list[str]:
+    """The routes into tunnels in a node's kernel."""
+    listing = domain.exec(node, ["ip", "-6", "route", "show", "table", "all"]).stdout
+    return [line for line in listing.splitlines() if "encap seg6 " in line]
+
+
+def local_routes(domain: Domain, gateway: str) -> list[str]:
+    """The prefixes of hosts that are at a gateway and anchored elsewhere."""
+    listing = domain.exec(gateway, ["ip", "-6", "route", "show", "table", "82"]).stdout
+    return [line for line in listing.splitlines() if line]
+
+
 def stopped_between(domain: Domain) -> int:
     """How many packets between gateways of different operators the core has stopped."""
     listing = domain.exec("core", ["nft", "list", "table", "ip6", "apart"]).stdout.split()
@@ -126,6 +138,10 @@ def test_row_116_hosts_of_one_mag_reach_each_other_through_the_lma_or_directly(l
             ping(domain, "mn1", one, correspondent(domain))  # the rest of the world stays the LMA's business
             there = IPv6Address(correspondent(domain)).packed
             assert any({frame[62:78], frame[78:94]} == {IPv6Address(one).packed, there} for frame in drained(core))
+        # One that has left is not looked for here any more, as soon as the LMA has said so.
+        move(domain, "mn1", "gw2")
+        wait_for(lambda: len(local_routes(domain, "gw1")) == 1, "gw1 has forgotten mn1, and mn2 is there")
+        ping(domain, "mn2", other, one)
 
 
 def test_a_restarted_lma_goes_on(lab_name: str) -> None:
@@ -135,7 +151,7 @@ def test_a_restarted_lma_goes_on(lab_name: str) -> None:
         with Flow(domain, "mn1", address) as flow:
             domain.kill("home")
             flow.wait_alive()  # forwarding is kernel state
-            domain.start("home")
+            domain.restart("home")
             flow.wait_alive()
             move(domain, "mn1", "gw2")
             flow.wait_alive()
@@ -171,6 +187,54 @@ def test_p7_a_session_moves_between_operators_and_lives(lab_name: str) -> None:
         assert stopped_between(domain) == 0  # nobody even tried
         for name, others in (("gw1", "gw3"), ("gw3", "gw1")):
             assert addresses[others] not in {row["peer"] for row in show(domain, name, "peers")}
+
+
+def test_p7_a_killed_lma_forwards_on_and_a_new_one_takes_over(lab_name: str) -> None:
+    with Domain.up(operators(), lab_name) as domain:
+        keep_apart(domain)
+        domain.wait_served("mn1", "gw1", 10)
+        old = usable(domain, "mn1", domain.topology.gateways["gw1"].pools[0])
+        with Flow(domain, "mn1", old) as flow:
+            move(domain, "mn1", "gw3")
+            flow.wait_alive()
+            domain.kill("home")
+            flow.wait_alive()
+            domain.restart("home")
+            flow.wait_alive()
+            move(domain, "mn1", "gw1")
+            move(domain, "mn1", "gw3")
+            flow.wait_alive()
+        assert stopped_between(domain) == 0
+
+
+def test_the_end_of_all_sessions_leaves_nothing_at_the_lma(lab_name: str) -> None:
+    """A host that is gone ends by lifetime, with a plain LMA and between operators."""
+    short = {"lifetimes": {"binding_s": 12, "valid_s": 30, "preferred_s": 20, "router_s": 30, "advertise_every_s": 5}}
+    pmip = {"min_delay_before_bce_delete_ms": 500}
+    domain_table = {**short, "pmip": pmip, "timers": {"probe_after_s": 1}}
+    plain = operators()
+    lma = dataclasses.replace(numbered_lma("home", 1), operators=("a", "b"))
+    hosts = {**plain.hosts, "mn2": dataclasses.replace(plain.hosts["mn1"], name="mn2", mac=MAC)}
+    everything = dataclasses.replace(
+        plain,
+        hosts=hosts,
+        lmas={"home": lma},
+        domain={**domain_table, "policy": [{"hosts": [MAC], "lma": "home"}]},
+    )
+    with Domain.up(everything, lab_name) as domain:
+        for host in ("mn1", "mn2"):
+            domain.wait_served(host, "gw1", 10)
+            move(domain, host, "gw3")
+        roles = {row["role"] for row in show(domain, "home", "prefixes")}
+        assert roles == {"exported", "serving", "anchored"}
+        assert tunnels_of(domain, "home")
+        for host in ("mn1", "mn2"):
+            done = domain.exec(host, ["ip", "link", "set", "eth0", "down"])
+            assert done.returncode == 0, done.stderr
+        wait_for(lambda: not show(domain, "home", "bindings"), "every session has ended", 45)
+        wait_for(lambda: not tunnels_of(domain, "home"), "nothing is left in the kernel")
+        for gateway in ("gw1", "gw3"):
+            wait_for(lambda gateway=gateway: not show(domain, gateway, "bindings"), f"{gateway} has forgotten", 45)
 
 
 def test_row_57_an_operator_without_an_agreement_is_refused(lab_name: str) -> None:

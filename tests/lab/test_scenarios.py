@@ -230,18 +230,20 @@ def shown(domain: Domain, node: str, what: str) -> object:
 def test_keys_shown_are_the_keys_documented(lab: Domain, what: str) -> None:
     move(lab, "seen", "gw2")
     keys = documented(f"show {what}")
-    for node in ("gw1", "gw2", "cmd"):
+    for node, role in (("gw1", "gateway"), ("gw2", "gateway"), ("cmd", "central database")):
         rows = shown(lab, node, what)
         assert isinstance(rows, list) and (rows or (node, what) == ("cmd", "tunnels"))
-        only = {key for key, meaning in keys.items() if "(gateway only)" in meaning} if node == "cmd" else set()
+        of_role = {key for key, meaning in keys.items() if " only)" not in meaning or f"({role} only)" in meaning}
         for row in rows:
-            assert set(row) == set(keys) - only, (node, what)
+            assert set(row) == of_role, (node, what)
 
 
 def test_status_has_the_keys_documented(lab: Domain) -> None:
-    keys = list(documented("show status"))
-    of_gateways = keys.index("frames_to_userspace")  # the first of the table of a gateway's own
-    for node, expected in (("gw1", keys), ("cmd", keys[:of_gateways])):
+    """A table for every daemon, one for gateways, one for directories, in this order."""
+    names = list(documented("show status"))
+    of_gateways, of_directories = names.index("frames_to_userspace"), names.index("records")
+    common, gateway = names[:of_gateways], names[of_gateways:of_directories]
+    for node, expected in (("gw1", [*common, *gateway]), ("cmd", common)):
         status = shown(lab, node, "status")
         assert isinstance(status, dict) and set(status) == set(expected)
 

@@ -78,6 +78,7 @@ class Domain:
         self.lose_answer: Callable[[IPv6Address, DirectoryAnswered], bool] = lambda to, answer: False
         self.wire: list[tuple[IPv6Address, Send]] = []  # in flight
         self.sent: list[tuple[IPv6Address, Send]] = []  # everything ever sent, with its sender
+        self.times: list[float] = []  # when each left, monotonic seconds
         self.declared: dict[IPv6Address, dict[str, HostState]] = {address: {} for address in self.nodes}
         self.shown: list[tuple[IPv6Address, Advertise]] = []
         self.probes: list[tuple[IPv6Address, Probe]] = []
@@ -134,6 +135,7 @@ class Domain:
         for output in outputs:
             if isinstance(output, Send):
                 self.sent.append((address, output))
+                self.times.append(self.now.monotonic_s)
                 if not self.lose(address, output):
                     self.wire.append((address, output))
             elif isinstance(output, Declare):
@@ -144,7 +146,7 @@ class Domain:
             elif isinstance(output, Probe):
                 self.probes.append((address, output))
             elif isinstance(output, AskUse):
-                self.feed(address, UseTold(output.session, output.prefix, self.used(output.prefix)))
+                self.feed(address, UseTold(output.session, any(map(self.used, output.prefixes))))
             elif isinstance(output, Ignore):
                 self.ignored[address].add((output.interface, output.mac))
             elif isinstance(output, Heed):

@@ -46,8 +46,8 @@ class Operators(Domain):
     Each operator's domain file names its own gateways, and the home LMA in the place of all others.
     """
 
-    def __init__(self) -> None:
-        plain = domain_settings(len(OPERATORS))
+    def __init__(self, **changes: object) -> None:
+        plain = domain_settings(len(OPERATORS), **changes)
         infos = [
             replace(info, operator=operator, local_networks=(IPv6Network(f"fd00:{operator}::/48"),))
             for info, operator in zip(plain.gateways.values(), OPERATORS, strict=True)

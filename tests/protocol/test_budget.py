@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ipaddress import IPv6Network
 
+import pytest
 from domain import CENTRAL, Domain, domain_settings
 from hypothesis import given
 from hypothesis import strategies as st
-from test_idle import stays
+from test_idle import advertised, stays
 from test_relay import settled_state
 from test_roaming import MAC, acks, roles, updates
 
@@ -90,6 +91,27 @@ def test_ten_gateways_in_two_minutes_always_one_preferred_address_that_works_and
     assert roles(domain, 10)["2001:db8:a7"] == (Role.IMPORTED, domain.address(7))
 
 
+def test_what_makes_room_is_withdrawn_at_the_host_after_it_was_served() -> None:
+    domain = Domain(settings=domain_settings(9))
+    tour(domain, 7)
+    (oldest,) = (session.prefix for session in domain.gw[1].sessions.values())
+    domain.host_at(8, MAC)
+    assert works(domain, 8, oldest)
+    domain.pass_time(2.0)
+    assert roles(domain, 8)["2001:db8:a1"] == (Role.RELEASED, None) and not domain.gw[1].sessions
+    assert advertised(domain, oldest)[-1] == (0, 0, 0)
+
+
+def test_a_host_that_moves_on_at_once_gives_up_its_oldest_prefix_all_the_same() -> None:
+    domain = Domain(settings=domain_settings(9))
+    tour(domain, 7)
+    domain.host_at(8, MAC)
+    domain.pass_time(0.5)
+    domain.host_at(9, MAC)
+    domain.pass_time(2.0)
+    assert not domain.gw[1].sessions and domain.gw[2].sessions
+
+
 def test_a_gateway_whose_prefix_was_withheld_frees_its_lease_when_the_host_moves_on() -> None:
     domain = Domain(settings=domain_settings(9))
     tour(domain, 8)
@@ -100,6 +122,19 @@ def test_a_gateway_whose_prefix_was_withheld_frees_its_lease_when_the_host_moves
     assert updates(domain, CENTRAL, domain.address(8))[-1].lifetime_s == 0
     (binding,) = domain.central.bindings.values()
     assert domain.address(8) not in [anchor.maar for anchor in binding.anchors]
+
+
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
+def test_a_gateway_that_never_heard_that_its_prefix_is_withheld_does_not_draw_the_host_back(mode: Mode) -> None:
+    domain = Domain(settings=domain_settings(9, mode=mode))
+    tour(domain, 7)
+    domain.lose = lambda sender, send: send.destination == domain.address(8)
+    domain.host_at(8, MAC)
+    domain.lose = lambda sender, send: False
+    domain.host_at(9, MAC)
+    domain.pass_time(3.0)
+    assert not domain.gw[8].sessions
+    settled_state(domain)
 
 
 def test_when_the_given_up_prefix_is_forgotten_the_next_refresh_brings_the_new_one() -> None:
@@ -116,6 +151,29 @@ def test_when_the_given_up_prefix_is_forgotten_the_next_refresh_brings_the_new_o
     assert granted(domain, 8) and str(preferred).startswith("2001:db8:a8")
     (binding,) = domain.central.bindings.values()
     assert not binding.withheld and len(binding.anchors) == 6
+
+
+def test_the_preferred_prefix_is_not_given_up_for_want_of_use() -> None:
+    domain = Domain(settings=domain_settings(9))
+    tour(domain, 8)
+    domain.used = lambda prefix: False
+    stays(domain, 8, 400)
+    (binding,) = domain.central.bindings.values()
+    assert binding.withheld and [anchor.maar for anchor in binding.anchors] == [domain.address(7)]
+    assert roles(domain, 8)["2001:db8:a7"] == (Role.IMPORTED, domain.address(7))
+
+
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
+def test_where_no_anchor_is_left_to_be_preferred_the_new_prefix_is_given(mode: Mode) -> None:
+    domain = Domain(settings=domain_settings(2, mode=mode, limits=Limits(anchors_per_host=1)))
+    domain.host_at(1, MAC)
+    domain.kernel = lambda address, state: "no memory" if address == domain.address(1) else None
+    domain.host_at(2, MAC)
+    domain.pass_time(3.0)
+    assert granted(domain, 2)
+    host = Host(domain)
+    host.read()
+    assert [str(prefix)[:11] for prefix in host.preferred()][-1] == "2001:db8:a2"
 
 
 def test_back_at_an_earlier_anchor_its_prefix_is_no_new_one() -> None:
@@ -177,7 +235,7 @@ def test_row_38_the_anchors_learn_what_else_the_host_uses_but_not_what_is_withhe
     assert [str(o.prefix)[:11] for o in told.all(AnchoredPrefix)] == ["2001:db8:a3", "2001:db8:a2"]
     tour(domain, 8, first=4)
     told = updates(domain, CENTRAL, domain.address(2))[-1]
-    assert [str(o.prefix)[:11] for o in told.all(AnchoredPrefix)] == [f"2001:db8:a{n}" for n in (3, 4, 5, 6, 7)]
+    assert [str(o.prefix)[:11] for o in told.all(AnchoredPrefix)] == [f"2001:db8:a{n}" for n in (1, 3, 4, 5, 6, 7)]
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from([0.0, 1.0, 30.0, 200.0])), max_size=30))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
@@ -15,7 +14,9 @@ from anchord.declared import Role
 from anchord.protocol.inputs import DirectoryAnswered
 from anchord.protocol.outputs import DirectoryGet, DirectoryPut
 from anchord.protocol.session import Phase, Session
-from anchord.protocol.settings import Finding, Lifetimes
+from anchord.protocol.settings import Finding, Lifetimes, Limits
+from anchord.store.embedded import EmbeddedDirectory
+from anchord.store.memory import MemoryStore
 from anchord.wire.messages import BindingUpdate
 
 HOST = IPv6Address("fe80::1234")
@@ -168,6 +169,17 @@ def test_questions_to_a_dead_directory_come_every_four_seconds_at_last() -> None
     domain.host_at(1, MAC)
     domain.pass_time(20.0)
     assert [round(later - earlier) for earlier, later in itertools.pairwise(times)][:5] == [1, 2, 4, 4, 4]
+
+
+def test_a_directory_that_refuses_a_record_is_not_besieged() -> None:
+    domain = with_directory()
+    domain.directory = EmbeddedDirectory(MemoryStore(), 0, lambda call: call(), lambda: 0.0, lambda error: None)
+    domain.host_at(1, MAC)
+    assert session(domain, 1).phase is Phase.SERVING
+    domain.pass_time(20.0)
+    refused = domain.directory.counters["limit.records"]
+    domain.pass_time(100.0)
+    assert 10 <= domain.directory.counters["limit.records"] - refused <= 26
 
 
 def test_without_serve_unregistered_nobody_is_served_before_the_directory_answers() -> None:
@@ -436,14 +448,12 @@ def test_clocks_that_differ_within_the_window_do_not_disturb_a_tour() -> None:
 
 
 def test_the_record_fits_into_the_directory_with_sixteen_anchors() -> None:
-    domain = with_directory(9)
-    limits = replace(domain.settings.limits, anchors_per_host=16)
-    domain = with_directory(9, limits=limits)
-    for number in range(1, 10):
+    domain = with_directory(17, limits=Limits(anchors_per_host=16))
+    for number in range(1, 18):
         domain.host_at(number, MAC)
-    assert recorded(domain) == (9, set(range(1, 9)))
+    assert recorded(domain) == (17, set(range(1, 17)))
     held = record(domain)
     assert held is not None
     assert {IPv6Network(p) for a in held["anchors"] for p in a["prefixes"]} == {
-        session(domain, number).prefix for number in range(1, 9)
+        session(domain, number).prefix for number in range(1, 17)
     }

@@ -9,11 +9,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from domain import Domain, domain_settings
+from domain import CENTRAL, Domain, domain_settings
+from lma_domain import Operators
+from test_mag import Plain
 
 from anchord.protocol.settings import Mode
 from anchord.wire.header import decode, encode
-from anchord.wire.messages import Message
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Message
 
 GOLDEN = Path(__file__).parent / "golden"
 MAC = bytes.fromhex("0255aa000001")
@@ -30,11 +32,11 @@ def readable(message: Message) -> list[str]:
     return lines
 
 
-def transcript(domain: Domain) -> str:
+def transcript(domain: Domain, other: str = "cmd") -> str:
     names = {address: f"gw{number}" for number, address in ((n, domain.address(n)) for n in domain.gw)}
     lines = []
     for sender, send in domain.sent:
-        source, destination = names.get(sender, "cmd"), names.get(send.destination, "cmd")
+        source, destination = names.get(sender, other), names.get(send.destination, other)
         data = encode(send.message, sender, send.destination)
         assert decode(data) == decode(encode(send.message))
         lines += [f"{source} -> {destination}: {type(send.message).__name__}", *readable(send.message)]
@@ -81,6 +83,21 @@ def test_handover_with_a_relay(rewrite: bool) -> None:
     check("handover-with-a-relay", transcript(domain), rewrite)
 
 
+def test_handover_between_operators(rewrite: bool) -> None:
+    domain = Operators()
+    domain.host_at(1, MAC)
+    domain.sent.clear()
+    domain.host_at(3, MAC)
+    check("handover-between-operators", transcript(domain, "lma"), rewrite)
+
+
+def test_plain_pmipv6(rewrite: bool) -> None:
+    domain = Plain()
+    for number in (1, 2):
+        domain.host_at(number, MAC)
+    check("plain-pmipv6", transcript(domain, "lma"), rewrite)
+
+
 def test_idle_release(rewrite: bool) -> None:
     domain = Domain()
     domain.host_at(1, MAC)
@@ -102,3 +119,17 @@ def test_refresh_and_end(rewrite: bool) -> None:
     domain.sent.clear()
     domain.pass_time(640.0)
     check("refresh-and-end", transcript(domain), rewrite)
+
+
+def test_life_of_a_peer(rewrite: bool) -> None:
+    domain = Domain(1)
+    for address in domain.nodes:
+        domain.restart(address)
+    domain.host_at(1, MAC)
+    domain.pass_time(61.0)
+    _, outputs = domain.central.revoke(MAC.hex(":"), domain.now)
+    domain.perform(CENTRAL, outputs)
+    domain.settle()
+    registration = BindingUpdate | BindingAcknowledgement
+    domain.sent = [sent for sent in domain.sent if not isinstance(sent[1].message, registration)]
+    check("life-of-a-peer", transcript(domain), rewrite)

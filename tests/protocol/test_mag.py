@@ -17,7 +17,14 @@ from anchord.protocol.inputs import MessageReceived
 from anchord.protocol.lma import Lma
 from anchord.protocol.outputs import Advertise, Send
 from anchord.protocol.settings import LmaInfo, LmaSettings
-from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, BindingUpdate, BindingUpdateFlag, Status
+from anchord.wire.messages import (
+    BindingAckFlag,
+    BindingAcknowledgement,
+    BindingRevocationIndication,
+    BindingUpdate,
+    BindingUpdateFlag,
+    Status,
+)
 from anchord.wire.neighbor import Preference
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
@@ -125,6 +132,31 @@ def test_a_move_keeps_prefix_router_and_its_addresses() -> None:
     assert (after.router, after.prefixes) == (before.router, before.prefixes)
     (state,) = domain.declared[LMA].values()
     assert state.entries == (PrefixEntry(prefix, Role.EXPORTED, None, domain.address(2)),)
+
+
+def test_the_mag_that_a_host_has_left_is_told_and_forgets_it() -> None:
+    domain = Plain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.pass_time(3)
+    assert not domain.gw[1].sessions and entries(domain, 1) == ()
+    assert [entry.role for entry in entries(domain, 2)] == [Role.IMPORTED]
+    assert domain.lma.plain_bindings
+    domain.host_at(1, MAC)  # where it is news again
+    (binding,) = domain.lma.plain_bindings.values()
+    assert binding.proxy_coa == domain.address(1)
+
+
+def test_a_host_that_is_back_in_time_is_not_revoked() -> None:
+    domain = Plain()
+    domain.lose = lambda sender, send: isinstance(send.message, BindingRevocationIndication)
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.pass_time(2.1)  # gw1 was told, and did not hear
+    domain.lose = lambda sender, send: False
+    domain.host_at(1, MAC, solicited=True)
+    domain.pass_time(60)
+    assert [entry.role for entry in entries(domain, 1)] == [Role.IMPORTED] and entries(domain, 2) == ()
 
 
 def test_the_host_that_returns_unnoticed_is_registered_again() -> None:

@@ -13,9 +13,10 @@ from anchord.declared import HostState, PrefixEntry, Role
 from anchord.protocol.inputs import HostSeen
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase
-from anchord.protocol.settings import LmaInfo, LmaSettings
+from anchord.protocol.settings import LmaInfo, LmaSettings, Mode
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, BindingUpdateFlag, Status
 from anchord.wire.options import (
+    AnchoredPrefix,
     DlifLinkLayerAddress,
     HomeNetworkPrefix,
     LocalPrefix,
@@ -49,8 +50,10 @@ def heard_across_operators(domain: Operators) -> list[tuple[object, Send]]:
     return found
 
 
-def test_p7_a_session_moves_to_another_operator_through_two_tunnels_in_series() -> None:
-    domain = Operators()
+@pytest.mark.parametrize("mode", list(Mode))
+def test_p7_a_session_moves_to_another_operator_through_two_tunnels_in_series(mode: Mode) -> None:
+    """Whichever way the LMA tells of a handover; nobody but itself answers a gateway of another operator."""
+    domain = Operators(mode=mode)
     domain.host_at(1, MAC)
     old = own_prefix(domain, 1)
     assert transit(domain) == ()
@@ -95,6 +98,14 @@ def test_p7_local_networks_are_for_gateways_of_the_same_operator() -> None:
     (near,) = acks(domain, CENTRAL, domain.address(2))
     (far,) = acks(domain, CENTRAL, domain.address(3))
     assert near.all(LocalPrefix) and not far.all(LocalPrefix)
+
+
+def test_row_48_what_a_node_holds_at_one_operator_is_not_told_to_another() -> None:
+    domain = Operators()
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+    told = updates(domain, CENTRAL, domain.address(1))[-1]
+    assert {option.prefix for option in told.all(AnchoredPrefix)} == {own_prefix(domain, 2)}
 
 
 def test_p7_two_anchors_behind_the_lma_keep_their_own_faces() -> None:

@@ -9,7 +9,7 @@ from anchord.daemon import logs, views
 from anchord.daemon.config import NodeConfig
 from anchord.daemon.control import ControlError, ControlServer
 from anchord.daemon.settings import central_settings
-from anchord.daemon.shell import Shell, instant, log, status
+from anchord.daemon.shell import Shell, instant, log, revoke_named, status
 from anchord.daemon.transport import Transport, TransportError
 from anchord.protocol.central import Central
 from anchord.protocol.outputs import Output
@@ -48,7 +48,10 @@ async def _run(config: NodeConfig) -> int:
             }
         return views.of_central(central, what, mn, config.domain.peers, instant())
 
-    control = ControlServer(config.socket, show)
+    def revoke(named: str) -> object:
+        return revoke_named(central.revoke, shell, named)
+
+    control = ControlServer(config.socket, show, revoke)
     await control.start()
 
     def nothing_else(output: Output) -> None:

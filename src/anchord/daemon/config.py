@@ -232,6 +232,15 @@ class Timers(Table):
     probe_after_s: int = whole(
         30, 1, 3600, "seconds", "Before a refresh, a host not heard for so long is probed (three solicitations)"
     )
+    heartbeat_s: int = whole(
+        60, 30, 3600, "seconds", "HEARTBEAT_INTERVAL: peers with bindings are asked whether they are there (RFC 5847)"
+    )
+    revocation_ms: int = whole(
+        1000, 500, 60_000, "milliseconds", "InitMINDelayBRIs: first repetition of a revocation (RFC 5846 section 11)"
+    )
+    max_revocation_ms: int = whole(
+        2000, 500, 60_000, "milliseconds", "MAX_BRACK_TIMEOUT: the doubling stops here (RFC 5846 section 11)"
+    )
 
     update_notification_replay_ms: int = whole(
         1000, 500, 5000, "milliseconds", "MIN_DELAY_BETWEEN_UPDATE_NOTIFICATION_REPLAY (RFC 7077 section 7)"
@@ -247,6 +256,9 @@ class Timers(Table):
         first, last = cls.number(raw, "initial_bindack_ms"), cls.number(raw, "max_bindack_ms")
         if last < first:
             yield ("max_bindack_ms",), f"is {last}, expected at least initial_bindack_ms ({first})"
+        first, last = cls.number(raw, "revocation_ms"), cls.number(raw, "max_revocation_ms")
+        if last < first:
+            yield ("max_revocation_ms",), f"is {last}, expected at least revocation_ms ({first})"
 
 
 class Limits(Table):
@@ -269,6 +281,12 @@ class Limits(Table):
     )
     sessions: int = whole(
         100_000, 1, 10_000_000, "hosts", "Sessions that the central database keeps, or records that the directory does"
+    )
+    missing_heartbeats: int = whole(
+        3, 1, 100, "messages", "MISSING_HEARTBEATS_ALLOWED: a peer that leaves out so many is reported (RFC 5847)"
+    )
+    revocation_retries: int = whole(
+        1, 0, 10, "messages", "BRIMaxRetriesNumber: repetitions of a revocation (RFC 5846 section 11)"
     )
 
 

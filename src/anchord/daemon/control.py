@@ -1,9 +1,11 @@
-"""The control socket: how ``anchord show`` and ``anchord monitor`` ask a running daemon.
+"""The control socket: how ``anchord show``, ``monitor`` and ``revoke`` ask a running daemon.
 
-A Unix stream socket, one JSON object a line, mode 0660: the file's owner and group may read what the daemon knows, and
-nothing can be changed through it. Mobile nodes' locations are not for everyone (RFC 8885 section 6).
+A Unix stream socket, one JSON object a line, mode 0660: the file's owner and group may read what the daemon knows.
+Mobile nodes' locations are not for everyone (RFC 8885 section 6). To change something takes root, or the daemon's own
+user, as the kernel tells of the other end (SO_PEERCRED, unix(7)).
 
     {"show": "bindings", "mn": "mn1@example"}  ->  {"ok": true, "data": [...]}  or  {"ok": false, "error": "..."}
+    {"revoke": "mn1@example"}                  ->  {"ok": true, "data": ["mn1@example"]}
     {"monitor": true}                          ->  {"ok": true}, then one event a line until one side closes
 
 Everything a client can make grow has a limit: how many there are, how long a request is, how long one may be silent,
@@ -20,6 +22,7 @@ import json
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable, Generator, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -33,6 +36,9 @@ QUEUED_EVENTS = 1000  # waiting for one monitor; one that falls further behind i
 FAREWELL_S = 5.0  # what a dropped monitor has to read that
 
 Show = Callable[[str, str | None], object]
+Revoke = Callable[[str], object]
+
+_UCRED = struct.Struct("3i")  # pid, uid, gid: unix(7)
 
 
 class ControlError(Exception):
@@ -69,13 +75,15 @@ class ControlServer:
 
     ``show(what, mn)`` answers ``what`` (one of NOUNS), restricted to the mobile node ``mn`` unless that is None, with
     anything ``json.dumps(default=plain)`` takes; its ValueError or LookupError becomes the client's error. It is called
-    on the event loop. ``publish`` sends an event to every monitor.
+    on the event loop. ``revoke``, where there is one, takes what a client that may change something wants revoked, in
+    the same way. ``publish`` sends an event to every monitor.
     """
 
-    def __init__(self, path: Path | str, show: Show) -> None:
+    def __init__(self, path: Path | str, show: Show, revoke: Revoke | None = None) -> None:
         """Nothing happens before ``start``."""
         self._path = Path(path)
         self._show = show
+        self._revoke = revoke
         self._server: asyncio.Server | None = None
         self._inode = 0
         self._clients: set[asyncio.Task[None]] = set()
@@ -147,14 +155,14 @@ class ControlServer:
                 return
             if not line.endswith(b"\n"):
                 return
-            reply, monitor = self._answer(line)
+            reply, monitor = self._answer(line, _may_change(writer))
             writer.write(_line(reply))
             if monitor:
                 await self._monitor(reader, writer)
                 return
             await asyncio.wait_for(writer.drain(), IDLE_S)
 
-    def _answer(self, line: bytes) -> tuple[Mapping[str, object], bool]:
+    def _answer(self, line: bytes, may_change: bool) -> tuple[Mapping[str, object], bool]:
         """The reply to one request, and whether the client becomes a monitor."""
         try:
             request = json.loads(line)
@@ -164,14 +172,25 @@ class ControlServer:
             case {"monitor": True}:
                 return {"ok": True}, True
             case {"show": str(what), **rest} if what in NOUNS and isinstance(mn := rest.get("mn"), str | None):
-                try:
-                    return {"ok": True, "data": self._show(what, mn)}, False
-                except (ValueError, LookupError) as error:
-                    return {"ok": False, "error": str(error)}, False
-        return {
-            "ok": False,
-            "error": f'unknown request, expected {{"show": {"|".join(NOUNS)}}} or {{"monitor": true}}',
-        }, False
+                return self._done(lambda: self._show(what, mn)), False
+            case {"revoke": str(named)}:
+                return self._done(lambda: self._revoked(named, may_change)), False
+        known = f'{{"show": {"|".join(NOUNS)}}}, {{"revoke": ...}} or {{"monitor": true}}'
+        return {"ok": False, "error": f"unknown request, expected {known}"}, False
+
+    @staticmethod
+    def _done(act: Callable[[], object]) -> Mapping[str, object]:
+        try:
+            return {"ok": True, "data": act()}
+        except (ValueError, LookupError) as error:
+            return {"ok": False, "error": str(error)}
+
+    def _revoked(self, named: str, may_change: bool) -> object:
+        if self._revoke is None:
+            raise LookupError("nothing to revoke here: ask the daemon of the central database, or of the LMA")
+        if not may_change:
+            raise ValueError("not permitted: only root and the daemon's own user may change something")
+        return self._revoke(named)
 
     async def _monitor(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Write events until the client closes its end or is dropped."""
@@ -212,6 +231,13 @@ class _Monitor:
         while (line := await self._queue.get()) is not None:
             self._writer.write(line)
             await self._writer.drain()
+
+
+def _may_change(writer: asyncio.StreamWriter) -> bool:
+    """Whether the client is root or who the daemon runs as; the file's group may read only."""
+    connection = writer.get_extra_info("socket")
+    _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return uid in (0, os.geteuid())
 
 
 def _remove_stale(path: Path) -> None:

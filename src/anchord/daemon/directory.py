@@ -43,44 +43,43 @@ class ListenError(Exception):
 def run(config: NodeConfig) -> int:
     """Run until stopped; the exit code."""
     try:
-        return asyncio.run(DirectoryDaemon(config).run())
+        return asyncio.run(_run(config))
     except (StoreError, ControlError, ListenError) as error:
         logs.say(log, logging.CRITICAL, "cannot-start", error=str(error))
         return 1
+
+
+async def _run(config: NodeConfig) -> int:
+    return await DirectoryDaemon(config).run()
 
 
 class DirectoryDaemon:
     """Everything of a directory that does I/O."""
 
     def __init__(self, config: NodeConfig) -> None:
-        """Raises StoreError."""
+        """To be made inside the event loop. Raises StoreError."""
+        loop = asyncio.get_running_loop()
         self._config = config
         self._names = {gateway.address: name for name, gateway in config.domain.gateways.items()}
         self._counters = Counters(tuple(self._names))
         self._store = SqliteStore(config.state / f"{config.node}.db", config.store_sync == "always")
+        self._flusher = Flusher(self._store)
+        limit = config.domain.limits.sessions
+        self._directory = EmbeddedDirectory(self._store, limit, loop.call_soon, loop.time, self._failed)
+        self._directory.watch(self._directory.revision + 1, self._changed)
+        self._control = ControlServer(config.socket, self._show)
         self._connections: dict[IPv6Address, _Connection] = {}
         self._ready = False
-        self._directory: EmbeddedDirectory
-        self._flusher: Flusher
-        self._control: ControlServer
-        self._stopped: asyncio.Future[int]
+        self._stopped: asyncio.Future[int] = loop.create_future()
 
     async def run(self) -> int:
         """Until stopped; the exit code."""
-        loop = asyncio.get_running_loop()
-        self._stopped = loop.create_future()
-        self._control = ControlServer(self._config.socket, self._show)
         await self._control.start()
         server = None
         try:
-            self._flusher = Flusher(self._store)
-            self._directory = EmbeddedDirectory(
-                self._store, self._config.domain.limits.sessions, loop.call_soon, loop.time, self._failed
-            )
-            self._directory.watch(self._directory.revision + 1, self._changed)
             server = await self._listen()
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._stop, 0)
+                asyncio.get_running_loop().add_signal_handler(number, self._stop, 0)
             self._purge()
             settle_down()
             self._ready = True
@@ -170,9 +169,9 @@ class DirectoryDaemon:
             answer(_answer(outcome))
 
         match request:
-            case {"get": str(key)}:
+            case {"get": str(key)} if key.isascii():
                 self._directory.get(key, told)
-            case {"put": str(key), "revision": int(revision), "value": dict() | None as value}:
+            case {"put": str(key), "revision": int(revision), "value": dict() | None as value} if key.isascii():
                 self._directory.compare_and_set(key, revision, value, told)
             case {"grant": int() | float() as ttl_s, "domain": str(domain)} if 0 < ttl_s <= MAX_TTL_S:
                 own = self._config.domain.digest[:DIGEST_DIGITS]
@@ -193,14 +192,14 @@ class DirectoryDaemon:
         if what == "status":
             return {
                 **status(self._config.node, "directory", self._ready, self._config.domain.digest),
-                "records": len(self._directory.entries) if self._ready else 0,
-                "revision": self._directory.revision if self._ready else 0,
-                "alive": self._directory.alive() if self._ready else [],
-                "counters": {**self._counters.local, **(self._directory.counters if self._ready else {})},
+                "records": len(self._directory.entries),
+                "revision": self._directory.revision,
+                "alive": self._directory.alive(),
+                "counters": dict(self._directory.counters),
             }
         if what == "peers":
             return views.peer_rows(self._counters, self._names)
-        if what == "bindings" and self._ready:
+        if what == "bindings":
             return views.of_directory(self._directory.entries.values(), mn, instant())
         return []
 

@@ -33,17 +33,20 @@ class DirectoryClient:
         self._own, self._directory, self._domain, self._feed = str(own), directory, domain, feed
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._connected = False  # and it has answered
+        self._complained = False
+        self._pause_s = FIRST_PAUSE_S  # before the next attempt to connect
         self._refused: str | None = None
         self._same_domain: bool | None = None
         self.counters = {"asked": 0, "answered": 0, "dropped": 0, "errors": 0, "connections": 0}
 
     def status(self) -> dict[str, object]:
         """For ``anchord show status``."""
-        return {"connected": self._connection is not None, "same_domain": self._same_domain, **self.counters}
+        return {"connected": self._connected, "same_domain": self._same_domain, **self.counters}
 
     def start(self) -> None:
         """Connect, now and whenever the connection is lost."""
-        self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        self._connecting = asyncio.get_running_loop().create_task(self._connect(first=True))
 
     def close(self) -> None:
         """Hang up."""
@@ -62,26 +65,37 @@ class DirectoryClient:
         sent = self._connection is not None and self._connection.send(message)
         self.counters["asked" if sent else "dropped"] += 1
 
-    async def _connect(self) -> None:
-        pause_s = FIRST_PAUSE_S
+    async def _connect(self, first: bool) -> None:
         loop = asyncio.get_running_loop()
         where = str(self._directory[0]), self._directory[1]
+        if not first:
+            await self._pause()
         while True:
             try:
                 async with asyncio.timeout(CONNECT_S):
                     await loop.create_connection(lambda: _Connection(self), *where, local_addr=(self._own, 0))
                 return
-            except (OSError, TimeoutError):
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LAST_PAUSE_S)
+            except (OSError, TimeoutError) as error:
+                self._complain(f"{type(error).__name__}: {error}" if str(error) else "no answer")
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Before another attempt; longer each time, until one is answered."""
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LAST_PAUSE_S)
+        await asyncio.sleep(pause_s)
+
+    def _complain(self, error: str) -> None:
+        """Once for each time that it is away."""
+        if not self._complained:
+            self._complained = True
+            where = f"[{self._directory[0]}]:{self._directory[1]}"
+            logs.say(log, logging.WARNING, "directory-unreachable", directory=where, error=error)
 
     # What the connection tells
 
     def made(self, connection: _Connection) -> None:
         """There is a connection."""
         self._connection = connection
-        self.counters["connections"] += 1
-        logs.say(log, logging.INFO, "directory-connected")
         self.renew(connection)
 
     def renew(self, connection: _Connection) -> None:
@@ -92,11 +106,17 @@ class DirectoryClient:
         """There is none any more."""
         if self._connection is connection:
             self._connection = None
-            logs.say(log, logging.WARNING, "directory-lost")
-            self.start()
+            if self._connected:
+                self._connected = False
+                logs.say(log, logging.WARNING, "directory-lost")
+            self._connecting = asyncio.get_running_loop().create_task(self._connect(first=False))
 
     def received(self, lines: list[bytes]) -> None:
-        """Answers."""
+        """Answers. Only with the first of them is it certain that there is a directory which knows us."""
+        if lines and not self._connected:
+            self._connected, self._complained, self._pause_s = True, False, FIRST_PAUSE_S
+            self.counters["connections"] += 1
+            logs.say(log, logging.INFO, "directory-connected")
         answers: list[Input] = []
         for line in lines:
             try:

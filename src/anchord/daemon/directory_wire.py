@@ -11,6 +11,7 @@ Many questions may be under way; ``get`` and ``put`` are answered in their order
 from __future__ import annotations
 
 import json
+import math
 import socket
 from typing import Any, NoReturn
 
@@ -49,7 +50,7 @@ def decode(line: bytes) -> dict[str, Any]:
     """One line as an object. Raises ValueError, which says what is wrong."""
     if line.count(b"[") + line.count(b"{") > BRACKETS:
         raise ValueError("too deep")
-    message = json.loads(line, parse_constant=_no_number)
+    message = json.loads(line, parse_constant=_no_number, parse_float=_finite)
     if not isinstance(message, dict):
         raise ValueError("no object")
     return message
@@ -57,6 +58,11 @@ def decode(line: bytes) -> dict[str, Any]:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _no_number(digits)
 
 
 def prompt(connection: socket.socket, silence_s: float) -> None:

@@ -144,8 +144,8 @@ class GatewayDaemon:
         except KernelError as error:
             # What cannot be seen is taken to be in use: nothing is given up by mistake.
             self._tell("use-unknown", logging.WARNING, error=str(error))
-            active = frozenset(question.prefix for question in asked)
-        self._shell.feed([UseTold(each.session, each.prefix, each.prefix in active) for each in asked])
+            active = frozenset(prefix for question in asked for prefix in question.prefixes)
+        self._shell.feed([UseTold(each.session, not active.isdisjoint(each.prefixes)) for each in asked])
 
     def _directory_told(self, answers: list[Input]) -> None:
         self._shell.feed(answers)

@@ -11,7 +11,7 @@ from anchord.daemon.config import NodeConfig
 from anchord.daemon.control import ControlError, ControlServer
 from anchord.daemon.kernelside import on_loop, sweep
 from anchord.daemon.settings import lma_peers, lma_settings, plane_settings
-from anchord.daemon.shell import Shell, instant, log, status
+from anchord.daemon.shell import Shell, instant, log, revoke_named, status
 from anchord.daemon.transport import Transport, TransportError
 from anchord.kernel.errors import KernelError
 from anchord.kernel.forwarding import Forwarding
@@ -57,7 +57,10 @@ async def _run(config: NodeConfig) -> int:
     def installed(ticket: int, error: str | None) -> None:
         shell.feed([Installed(ticket, error)])
 
-    control = ControlServer(config.socket, show)
+    def revoke(named: str) -> object:
+        return revoke_named(lma.revoke, shell, named)
+
+    control = ControlServer(config.socket, show, revoke)
     await control.start()
     shell = Shell(lma, transport, store, control, perform)
     forwarding.start()

@@ -58,6 +58,9 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
             probe_after_s=timers.probe_after_s,
             idle_release_s=timers.idle_release_s,
             refresh_share=timers.refresh_percent / 100,
+            heartbeat_s=timers.heartbeat_s,
+            revocation_s=timers.revocation_ms / 1000,
+            max_revocation_s=timers.max_revocation_ms / 1000,
             notification_replay_s=timers.update_notification_replay_ms / 1000,
         ),
         limits=Limits(
@@ -68,6 +71,8 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
             attaches_per_s=limits.attaches_per_s,
             max_update_rate=limits.max_update_rate_per_s,
             updates_per_s=limits.updates_per_s,
+            missing_heartbeats=limits.missing_heartbeats,
+            revocation_retries=limits.revocation_retries,
         ),
         digest=bytes.fromhex(config.digest),
         mobility=config.mobility,

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+from ipaddress import IPv6Network
 from typing import Protocol
 
 from anchord.daemon import logs
@@ -211,6 +212,17 @@ class Shell:
         for at, report in reports:
             logs.say(log, _LEVELS[report.level], report.event, **report.fields)
             self._control.publish({"event": report.event, "level": report.level, "time": at, **report.fields})
+
+
+def revoke_named(
+    revoke: Callable[[str | IPv6Network, Instant], tuple[list[str], list[Output]]], shell: Shell, named: str
+) -> list[str]:
+    """Revoke sessions by name or prefix, as an administrator asks. Raises LookupError or ValueError, and says why."""
+    names, outputs = revoke(IPv6Network(named) if "/" in named else named, instant())
+    if not names:
+        raise LookupError(f"no session of {named!r}, expected an identifier, a MAC address or a prefix")
+    shell.perform(outputs)
+    return names
 
 
 def _freeze_survivors(phase: str, info: dict[str, int]) -> None:

@@ -17,8 +17,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "bindings": ("mn_id", "state", "serving", "prefix", "anchors", "lifetime_left_s", "registered"),
     "prefixes": ("prefix", "mn_id", "role", "peer", "state", "until"),
     "tunnels": ("peer", "name", "imported", "exported", "transit"),
-    "peers": ("peer", "name", "messages_in", "messages_out", "repeated", "last_heard_s", "refused", "dropped"),
-}
+    "peers": (
+        "peer", "name", "reachable", "messages_in", "messages_out", "repeated", "last_heard_s", "refused", "dropped",
+    ),
+}  # fmt: skip
 
 
 def aligned(rows: Sequence[Row], columns: Sequence[str], colour: bool) -> Iterator[str]:

@@ -175,6 +175,25 @@ def show(what: str, mn: str | None, as_json: bool, socket: Path | None, node: st
 
 
 @click.command()
+@click.argument("mn_or_prefix")
+@_client_options
+def revoke(mn_or_prefix: str, as_json: bool, socket: Path | None, node: str | None, run: Path) -> None:
+    """End the sessions of a mobile node (identifier or MAC address), or the one that holds a prefix, everywhere.
+
+    For the administrator (root, or the daemon's own user) at the central database or an LMA. The gateway that
+    serves the node lets it alone for 30 s; to keep it out, take it off the list of hosts.
+    """
+    from anchord.daemon import control
+
+    try:
+        names = control.query(_socket(socket, node, run), {"revoke": mn_or_prefix})
+    except control.ControlError as error:
+        click.echo(f"anchord: {error}", err=True)
+        sys.exit(error.exit_code)
+    click.echo(json.dumps(names) if as_json else "\n".join(f"revoked: {name}" for name in names))
+
+
+@click.command()
 @_client_options
 def monitor(as_json: bool, socket: Path | None, node: str | None, run: Path) -> None:
     """Follow what happens in a running daemon, an event a line, until interrupted."""

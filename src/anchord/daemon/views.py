@@ -130,6 +130,8 @@ def _peer_row(peer: str, name: str | None, kept: PeerCounters) -> Row:
         "messages_out": kept.messages_out,
         "repeated": kept.repeated,
         "same_domain": kept.same_domain,
+        "reachable": kept.reachable,
+        "restart_counter": kept.restart_counter,
         "dropped": dict(kept.dropped),
         "refused": dict(kept.refused),
         "last_heard_s": kept.last_heard_wall_s,

@@ -2,14 +2,16 @@
 
 foreign    an IPv6-in-IPv6 packet for the tunnel endpoint from nobody we know, or from the hosts' side. RFC 2473
            section 9: without this, anybody who reaches the endpoint could send inner packets of any source.
-stale      a decapsulated packet for a host that is not (or no longer) here (RFC 5213 section 6.10.5).
+stale      a decapsulated packet for a host that is not (or no longer) here (RFC 5213 section 6.10.5), or one in
+           transit that would go back to where it came from.
 unbound    a packet of a host whose source has no binding here (RFC 5213 section 6.10.5).
 link_local a host's packet from a link-local source to somewhere else (RFC 5213 section 6.10.5).
 congestion a decapsulated packet whose outer header met congestion while its inner one cannot say so.
 released   a host's packet from a prefix that was given up; it is told so: ICMPv6 destination unreachable, source
            address failed policy (RFC 4443 section 3.1), where a host that hears nothing would try for minutes.
 
-Of these, stale, unbound and released reach the sink by routing (tables.py); this table only counts and drops there.
+Of these, unbound, released and almost all stale ones reach the sink by routing (tables.py); this table only counts and
+drops there.
 
 It also notes which prefixes are in use: the set ``active`` has every /64 that went into a tunnel downwards or came
 out of one upwards, for ``idle_s`` seconds after each packet. Only prefixes that are exported or in transit go
@@ -44,12 +46,12 @@ from anchord.kernel.netlink import (
     each_attribute,
     text_of,
 )
-from anchord.kernel.tables import AGAIN0, DOWN0, GIVEN_UP, SINK, UP0, PlaneSettings
+from anchord.kernel.tables import AGAIN0, DOWN0, DOWN1, GIVEN_UP, SINK, UP0, UP1, PlaneSettings
 
 TABLE = "anchord"
 COUNTERS = ("foreign", "stale", "unbound", "link_local", "congestion", "released")
 _CONGESTED = 0x00800000
-"""The one bit of the packet mark that is used, between two hooks of one packet's way through the kernel."""
+"""The one bit of the packet mark that a gateway uses, between two hooks of one packet's way through the kernel."""
 
 _NFT_MSG_GETTABLE = (10 << 8) | 1
 _NFT_MSG_GETSETELEM = (10 << 8) | 13
@@ -67,6 +69,11 @@ NEW = IPv6Network("::/64")
 """Is in ``active`` from when the table is loaded until ``idle_s`` later: the others are not all known yet."""
 
 
+def _counted(name: str) -> str:
+    """The end of a rule that drops and counts."""
+    return f'counter name "{name}" drop'
+
+
 def ruleset(settings: PlaneSettings, promiscuous: Iterable[str] = ()) -> str:
     """The table as nft text.
 
@@ -81,9 +88,6 @@ def _body(settings: PlaneSettings, promiscuous: Iterable[str]) -> str:
     peers = _elements(sorted(str(peer) for peer in settings.peers))
     raised = _elements(f'"{name}"' for name in sorted(promiscuous))
 
-    def counted(name: str) -> str:
-        return f'counter name "{name}" drop'
-
     return f"""
   set peers {{ type ipv6_addr; {peers} }}
   set promiscuous {{ type ifname; {raised} }}
@@ -92,20 +96,52 @@ def _body(settings: PlaneSettings, promiscuous: Iterable[str]) -> str:
   {"; ".join(f"counter {name} {{ }}" for name in COUNTERS)}
   chain enter {{
     type filter hook prerouting priority raw; policy accept;
-    ip6 daddr {settings.address} meta l4proto 41 iifname != {{ {core} }} {counted("foreign")}
-    ip6 daddr {settings.address} meta l4proto 41 ip6 saddr != @peers {counted("foreign")}
+    ip6 daddr {settings.address} meta l4proto 41 iifname != {{ {core} }} {_counted("foreign")}
+    ip6 daddr {settings.address} meta l4proto 41 ip6 saddr != @peers {_counted("foreign")}
     ip6 daddr {settings.address} meta l4proto 41 ip6 ecn ce meta mark set meta mark | {_CONGESTED:#x}
-    ip6 saddr fe80::/10 ip6 daddr 2000::/3 iifname != {{ {core} }} fib daddr type != local {counted("link_local")}
+    ip6 saddr fe80::/10 ip6 daddr 2000::/3 iifname != {{ {core} }} fib daddr type != local {_counted("link_local")}
   }}
   chain cross {{
     type filter hook forward priority filter; policy accept;
-    meta mark & {_CONGESTED:#x} != 0 ip6 ecn not-ect {counted("congestion")}
+    meta mark & {_CONGESTED:#x} != 0 ip6 ecn not-ect {_counted("congestion")}
     meta mark & {_CONGESTED:#x} != 0 ip6 ecn set ce meta mark set meta mark & {_CONGESTED ^ 0xFFFFFFFF:#x}
-    oifname "{DOWN0}" update @active {{ ip6 daddr & ffff:ffff:ffff:ffff:: }}
-    oifname {{ "{AGAIN0}", "{UP0}" }} iifname {{ {core} }} update @active {{ ip6 saddr & ffff:ffff:ffff:ffff:: }}
-    oifname "{SINK}" rt ip6 nexthop {GIVEN_UP} counter name "released" reject with icmpv6 type policy-fail
-    oifname "{SINK}" iifname {{ {core} }} {counted("stale")}
-    oifname "{SINK}" {counted("unbound")}
+    oifname vmap {{ "{DOWN0}" : goto down, "{AGAIN0}" : goto up, "{UP0}" : goto up, "{SINK}" : goto sink }}
+  }}
+  chain down {{
+    update @active {{ ip6 daddr & ffff:ffff:ffff:ffff:: }}
+  }}
+  chain up {{
+    iifname {{ {core} }} update @active {{ ip6 saddr & ffff:ffff:ffff:ffff:: }}
+  }}
+  chain sink {{
+    rt ip6 nexthop {GIVEN_UP} counter name "released" reject with icmpv6 type policy-fail
+    iifname {{ {core} }} {_counted("stale")}
+    {_counted("unbound")}
+  }}
+{"" if settings.access else _never_back(settings)}"""
+
+
+def _never_back(settings: PlaneSettings) -> str:
+    """What a machine that only stands between gateways adds: no packet goes back into the tunnel it came out of.
+
+    Routing knows a prefix in transit, not the tunnel that its packet came out of, so two machines with stale state
+    would play a packet to and fro. Its mark remembers the peer, a number each. Two nodes behind one peer may talk: a
+    source in transit is one that errors would be sent to through the tunnel downwards (table LOCALOUT).
+    """
+    numbers = {peer: number for number, peer in enumerate(sorted(settings.peers), 1)}
+    came = _elements(f"{peer} : {number}" for peer, number in numbers.items())
+    back = _elements(f"{peer} . {number}" for peer, number in numbers.items())
+    return f"""  map from {{ type ipv6_addr : mark; {came} }}
+  set back {{ type ipv6_addr . mark; {back} }}
+  chain remember {{
+    type filter hook prerouting priority raw - 1; policy accept;
+    ip6 daddr {settings.address} meta l4proto 41 meta mark set ip6 saddr map @from
+    iifname "{SINK}" meta mark set 0
+    iifname "{DOWN1}" fib saddr oifname "{DOWN0}" meta mark set 0
+  }}
+  chain onward {{
+    type filter hook forward priority filter; policy accept;
+    iifname {{ "{DOWN1}", "{UP1}" }} ip6 daddr . meta mark @back {_counted("stale")}
   }}
 """
 
@@ -171,10 +207,7 @@ def read_counters(sock: NetlinkSocket) -> dict[str, int]:
 
 
 def read_active(sock: NetlinkSocket) -> frozenset[IPv6Network]:
-    """The /64 prefixes that are noted as active, and perhaps ``NEW``; ``sock``: see ``open_counters``.
-
-    Raises NetlinkError.
-    """
+    """The /64 prefixes that are noted as active, and perhaps ``NEW``. Raises NetlinkError."""
     named = attribute_text(_NFTA_LIST_TABLE, TABLE) + attribute_text(_NFTA_LIST_SET, "active")
     active: set[IPv6Network] = set()
     for _, payload in sock.dump(_NFT_MSG_GETSETELEM, _of_family() + named, "read the active prefixes"):

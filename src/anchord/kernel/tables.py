@@ -1,7 +1,8 @@
 """The forwarding plan: which tables, rules and internal links there are, and why each exists.
 
 A gateway is three things at once, host by host and prefix by prefix: a plain router (prefix ANCHORED), the anchor of a
-host that is elsewhere (EXPORTED), and the router of a visiting host whose prefix belongs elsewhere (IMPORTED). All of
+host that is elsewhere (EXPORTED), and the router of a visiting host whose prefix belongs elsewhere (IMPORTED). It may
+also stand between two gateways (TRANSIT), and it tells those who still use a prefix that is no more (RELEASED). All of
 it is ordinary Linux routing: each packet is answered by rules and tables, no process touches it, and it goes on when
 the process dies. Everything below carries the route protocol number 201 or a name of ours, so that a later process
 finds it again.
@@ -22,9 +23,10 @@ Why the local table moves
 
 Why decapsulated packets have a table of their own
     A gateway that looked them up in the main table would carry a stale packet back to the anchor that sent it, and the
-    two would play it to and fro; and it would forward for strangers. Table INNER knows three answers: to a visiting
+    two would play it to and fro; and it would forward for strangers. Table INNER knows few answers: to a visiting
     host; from a prefix of our pool back to normal routing (the uplink of hosts we anchor, taken by the whole pool
-    because a new serving gateway may send before the anchor has heard of it); the sink (RFC 5213 section 6.10.5: a
+    because a new serving gateway may send before the anchor has heard of it); to and from a prefix in TRANSIT into the
+    next tunnel; what local networks need; for all else the sink (RFC 5213 section 6.10.5: a
     decapsulated packet without a connected interface is dropped silently).
 
 Why uplink is asked by source, and why everything not named ``core`` is
@@ -34,25 +36,27 @@ Why uplink is asked by source, and why everything not named ``core`` is
     interfaces and from our own internal links are not asked.
 
 Why ICMPv6 errors have a table
-    What the gateway itself says to a visiting host (Packet Too Big above all) goes to it directly: table LOCALOUT.
+    What the gateway itself says to a host (Packet Too Big above all) goes to it directly if it visits, and through the
+    tunnel if its prefix is in TRANSIT, where no other table knows the way: table LOCALOUT.
 
 Why a local network is routed by destination and source together
-    A network behind an anchor is reached through that anchor's tunnel whatever the source (RFC 8885 section 3.7 has it
-    work for sources of that anchor only, but a node takes its preferred one: RFC 6724 section 5 rule 3 comes before
-    5.5), and by this node only. So UPLINK and UP have ``network from prefix`` for each
-    prefix of the node, and its answers to a prefix that is ours are let in by INNER as ``prefix from network``, where
-    otherwise only imported prefixes are known. The anchor has the mirror image: INNER ``network from other prefix``,
-    HOSTS and DOWN ``other prefix from network``; so has the anchor when the node comes home, where the packets of its
-    other prefixes would be tunnelled away from a network that is here. A destination in one table has routes either
-    with a source or without: Linux does not fall back from the ones to the other.
+    A network behind an anchor is reached through that anchor's tunnel by hosts of its own alone, but whatever the
+    source (RFC 8885 section 3.7 has it work for sources of that anchor only; a host takes its preferred one, because
+    RFC 6724 section 5 has rule 3 before 5.5). So UPLINK and UP have ``network from prefix`` for each prefix of the
+    host. Answers to imported prefixes are let in anyway, those to a prefix that is ours by INNER ``prefix from
+    network``. The anchor has the mirror image: INNER ``network from other prefix``, HOSTS and DOWN ``other prefix from
+    network``. When the host comes home, UPLINK throws ``network from other prefix`` back to normal routing: the tunnel
+    to the other prefix's anchor would lead away from a network that is here.
+    A destination in one table has routes either with a source or without: Linux does not fall back from the ones to
+    the other.
 
 Why a released prefix has a next hop of its own
     No route says "source address failed policy". Its source is routed to the sink by way of GIVEN_UP, and the packet
     filter answers what goes that way: so it comes and goes with the routes, and needs no list of its own. The answer
-    takes table LOCALOUT and a router that the node still has here; without one no packet of it gets here at all.
+    takes table LOCALOUT and a router that the host still has here; without one no packet of it gets here at all.
 
 Hop limit: every pass through an internal link takes one. On its way through both gateways a packet to a host that
-moved loses two, one from it loses three; traceroute shows that.
+moved loses two, one from it loses three; traceroute shows that. A machine in between takes two more.
 """
 
 from __future__ import annotations
@@ -196,17 +200,22 @@ def rules(settings: PlaneSettings) -> tuple[Rule, ...]:
 def host_objects(state: HostState) -> tuple[Object, ...]:
     """What a declaration comes to, in the order in which to make it.
 
-    Imported prefixes come first: their connections are waiting, a new prefix has none yet. Within a prefix the steps
+    Imported prefixes come first: their connections are waiting, a new prefix has none yet. Released ones come after
+    the routers that errors take, and local networks after the prefixes they are used from. Within a prefix the steps
     that a packet takes last are made first, so that nothing is steered to where it cannot go on.
     Raises ValueError when the declaration contradicts itself.
     """
     made: dict[object, Object] = {}
-    for entry in sorted(state.entries, key=lambda entry: entry.role is not Role.IMPORTED):
+    for entry in sorted(state.entries, key=_urgency):
         for each in _entry_objects(state, entry):
             made.setdefault(each.key, each)
     for each in (*_networks_from_here(state), *_networks_from_elsewhere(state)):
         made.setdefault(each.key, each)
     return tuple(made.values())
+
+
+def _urgency(entry: PrefixEntry) -> int:
+    return {Role.IMPORTED: 0, Role.RELEASED: 2}.get(entry.role, 1)
 
 
 def _entry_objects(state: HostState, entry: PrefixEntry) -> list[Object]:
@@ -253,7 +262,7 @@ def _transit_objects(entry: PrefixEntry) -> list[Object]:
 
 
 def _released_objects(state: HostState, prefix: IPv6Network) -> list[Object]:
-    if state.mac is None:  # the node is elsewhere, so this is the gateway that anchored it
+    if state.mac is None:  # the host is elsewhere: in the place of the way to it, so that no packet goes astray
         return [Route(HOSTS, prefix, kind=RouteKind.UNREACHABLE)]
     made: list[Object] = []
     routers = (entry.router for entry in state.entries if entry.router is not None)
@@ -287,7 +296,7 @@ def _networks_from_here(state: HostState) -> list[Object]:
 
 
 def _networks_from_elsewhere(state: HostState) -> list[Object]:
-    """The way between our local networks and the prefixes that other gateways gave to a node of ours elsewhere."""
+    """The way between our local networks and the prefixes that other gateways gave to a host of ours elsewhere."""
     exported = [entry for entry in state.entries if entry.role is Role.EXPORTED]
     known = {entry.prefix for entry in exported}  # all of their packets take this tunnel already
     made: list[Object] = []

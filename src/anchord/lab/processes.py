@@ -20,7 +20,8 @@ from typing import Any
 from anchord.lab.errors import LabError
 from anchord.lab.namespaces import namespace_path
 
-_STATE, _STARTED = 0, 19  # fields of /proc/PID/stat behind the command's name: proc_pid_stat(5), 3 and 22
+# Fields of /proc/PID/stat behind the command's name: proc_pid_stat(5), 3, 20 and 22.
+_STATE, _THREADS, _STARTED = 0, 17, 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,14 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs. One that has ended and was not waited for yet does not."""
+        """Whether it runs. One that has ended and was not waited for yet does not.
+
+        One whose first thread has ended and whose others have not still holds its files.
+        """
         fields = _stat(self.pid)
-        return fields is not None and int(fields[_STARTED]) == self.started and fields[_STATE] not in "ZX"
+        if fields is None or int(fields[_STARTED]) != self.started:
+            return False
+        return fields[_STATE] not in "ZX" or int(fields[_THREADS]) > 1
 
     def open(self) -> int | None:
         """A pidfd, readable once the process has ended; None if it has ended. The caller closes it."""

@@ -297,7 +297,7 @@ class AnchoringRole:
             # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
             self._core.counters.of(request.source).drop("deregistration-not-serving")
             return
-        elif session is not None and (session.phase is Phase.AWAY or session.withheld):
+        elif session is not None and self._is_over(request, session):
             self._abandon(session)
             self._core.report("released", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
             self._core.close(session, now)
@@ -308,6 +308,19 @@ class AnchoringRole:
                 BindingAcknowledgement(int(Status.ACCEPTED), request.update.sequence, 0, PBA_FLAGS, options),
             )
         )
+
+    def _is_over(self, request: _Request, session: Session) -> bool:
+        """Whether the node has left, although we may not have heard that it is somewhere else.
+
+        The CMD says so to a gateway whose prefix it withholds, and which may never have heard its answer. Without
+        timestamps nobody knows whether that was before the node came back to us.
+        """
+        if session.phase is Phase.AWAY or session.withheld:
+            return True
+        if request.direct or not request.ticks or self._domain.central is None:
+            return False
+        asked = self._core.exchanges.outstanding(self._domain.central, session.key)
+        return asked is None or asked.ticks < request.ticks
 
     def installed(self, session: Session | None, then: Continuation, error: str | None) -> None:
         """The kernel has the tunnel: only now we may say so (or: it has not, and we must not)."""

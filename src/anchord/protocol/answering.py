@@ -3,8 +3,8 @@
 - Proxy (section 3.4): at once, from what is known.
 - Relay (section 3.2): the anchors' answers are gathered; the serving gateway hears of those that agreed. A timer
   releases a partial answer, and what comes later is added under the same sequence number (decision 12).
-- Locator (section 3.3): as relay. That the anchors answer the serving gateway too does not change what the CMD owes
-  it: a status, a lifetime and the list (decision 9).
+- Locator (section 3.3): the anchors answer the serving gateway too. What the CMD owes it is a status, a lifetime and
+  the list, complete, when all have answered or the timer says so (decision 9).
 """
 
 from __future__ import annotations
@@ -106,18 +106,25 @@ class Answering:
                 self._send(binding, waiting.request, late)
         else:
             # What the anchors said is kept before the serving gateway is told so.
-            self._out.emit(Persist("binding", binding.key, binding.to_json()))
+            self._persist(binding)
             self._first(binding, waiting.request)
         if not binding.unconfirmed:
             self.forget(binding.key)
 
     def _first(self, binding: Binding, request: Request) -> None:
         anchors = binding.announced(self._domain.mode)
+        if binding.withheld and not anchors:
+            # The node must have one prefix that works, whatever its budget says.
+            binding.withheld = False
+            self._persist(binding)
         waiting = self._open.get(binding.key)
         if waiting is not None:
             waiting.answered = True
             waiting.told = [anchor.maar for anchor in anchors]
         self._send(binding, request, anchors)
+
+    def _persist(self, binding: Binding) -> None:
+        self._out.emit(Persist("binding", binding.key, binding.to_json()))
 
     def _send(self, binding: Binding, request: Request, anchors: Sequence[Anchor]) -> None:
         """RFC 5213 section 5.3.6 and RFC 8885 section 3.2 (4): one group of options for each anchor."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.declared import HostState, PrefixEntry, Role
@@ -28,6 +28,7 @@ from anchord.protocol.settings import CentralSettings, LmaSettings
 from anchord.protocol.timers import Instant
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
 from anchord.wire.options import (
+    AnchoredPrefix,
     LocalPrefix,
     MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
@@ -41,7 +42,10 @@ from anchord.wire.options import (
 class Between:
     """A CMD whose answers hide the gateways of other operators, and the forwarding that makes them true."""
 
-    def __init__(self, settings: LmaSettings, next_ticket: Callable[[], int]) -> None:
+    def __init__(
+        self, settings: LmaSettings, next_ticket: Callable[[], int], is_bound: Callable[[IPv6Address], bool]
+    ) -> None:
+        """``is_bound``: whether there are plain sessions with a peer."""
         domain = settings.domain
         self._me = settings.me.address
         self._operators = {
@@ -50,7 +54,8 @@ class Between:
             if gateway.operator and gateway.operator in settings.operators
         }
         partners = {address: domain.gateways[address] for address in self._operators}
-        self.central = Central(CentralSettings(replace(domain, gateways=partners), settings.listed))
+        self._domain = replace(domain, gateways=partners)
+        self.central = Central(CentralSettings(self._domain, settings.listed), is_bound)
         self._next_ticket = next_ticket
         self._declared: dict[str, HostState] = {}  # what is not empty, by session
         self._installing: dict[str, int] = {}  # sessions whose newest declaration the kernel has not answered
@@ -78,6 +83,11 @@ class Between:
         if isinstance(event, MessageReceived):
             event = replace(event, message=self._inwards(event.message))
         return self._carry(self.central.handle(event, now))
+
+    def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
+        """As ``Central.revoke``."""
+        names, outputs = self.central.revoke(named, now)
+        return names, self._carry(outputs)
 
     def handle_timers(self, now: Instant) -> list[Output]:
         """Everything that is due at ``now``."""
@@ -111,10 +121,17 @@ class Between:
                 options.append(PreviousMaar(self._me, option.prefix) if hidden else option)
             elif isinstance(option, ServingMaar) and self._operators.get(option.address) != operator:
                 options.append(ServingMaar(self._me))
-            elif not (isinstance(option, LocalPrefix) and hidden):
-                # Local networks are their operator's own: what is in transit is the node's prefix alone.
+            elif isinstance(option, LocalPrefix) and hidden:
+                pass  # local networks are their operator's own: what is in transit is the node's prefix alone
+            elif isinstance(option, AnchoredPrefix) and self._owner_of(option.prefix) != operator:
+                pass  # what the node holds elsewhere is no other operator's business (RFC 8885 section 6)
+            else:
                 options.append(option)
         return Send(send.destination, replace(message, options=tuple(options)))
+
+    def _owner_of(self, prefix: IPv6Network) -> str | None:
+        owner = self._domain.anchor_of(prefix)
+        return None if owner is None else owner.operator
 
     # Forwarding
 

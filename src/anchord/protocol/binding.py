@@ -52,14 +52,19 @@ class Binding:
     def announced(self, mode: Mode) -> list[Anchor]:
         """The anchors that the serving gateway hears of.
 
-        Proxy mode believes that an anchor will agree until it has been silent for long; the others wait until it has
-        (decision 13).
+        A relay names those that have agreed. In the other modes an anchor is believed to agree until it has been silent
+        for long (decision 13): a proxy does not ask before, and what an anchor of a locator told the serving gateway
+        itself must not be taken from it because the CMD has not heard of it yet (decision 9).
         """
         if not self.unconfirmed:
             return self.anchors
-        if mode is Mode.PROXY:
-            return [anchor for anchor in self.anchors if not self.unconfirmed.get(anchor.maar, False)]
-        return [anchor for anchor in self.anchors if anchor.maar not in self.unconfirmed]
+        if mode is Mode.RELAY:
+            return [anchor for anchor in self.anchors if anchor.maar not in self.unconfirmed]
+        return [anchor for anchor in self.anchors if not self.unconfirmed.get(anchor.maar, False)]
+
+    def preferred(self) -> Anchor | None:
+        """The anchor whose prefix the node opens new connections with, if not the serving gateway's."""
+        return self.anchors[-1] if self.withheld and self.anchors else None
 
     def awaited(self) -> bool:
         """Whether an anchor owes an answer that is worth waiting for."""
@@ -134,7 +139,8 @@ class BindingCache:
 
     def __init__(self) -> None:
         self.by_key: dict[str, Binding] = {}
-        self._holders: dict[IPv6Network, str] = {}
+        self._holders: dict[IPv6Network, tuple[str, IPv6Address]] = {}  # session key, and whose prefix it is
+        self._held_of: dict[IPv6Address, int] = {}  # how many of each gateway's prefixes are held
 
     def __len__(self) -> int:
         return len(self.by_key)
@@ -150,8 +156,11 @@ class BindingCache:
     def keep(self, binding: Binding) -> None:
         """Enter a session, or what has become of it."""
         self.by_key[binding.key] = binding
-        for prefix in binding.prefixes():
-            self._holders[prefix] = binding.key
+        for anchor in (binding.serving, *binding.anchors):
+            for prefix in anchor.prefixes:
+                if prefix not in self._holders:
+                    self._held_of[anchor.maar] = self._held_of.get(anchor.maar, 0) + 1
+                self._holders[prefix] = (binding.key, anchor.maar)
 
     def forget(self, binding: Binding) -> None:
         """The session is over."""
@@ -161,8 +170,20 @@ class BindingCache:
     def let_go(self, prefixes: Iterable[IPv6Network]) -> None:
         """Nobody holds these any more."""
         for prefix in prefixes:
-            self._holders.pop(prefix, None)
+            held = self._holders.pop(prefix, None)
+            if held is not None:
+                self._held_of[held[1]] -= 1
+
+    def holder(self, prefix: IPv6Network) -> Binding | None:
+        """Whose ``prefix`` is."""
+        held = self._holders.get(prefix)
+        return None if held is None else self.by_key.get(held[0])
 
     def may_hold(self, key: str, prefix: IPv6Network) -> bool:
         """Whether no other session holds ``prefix``."""
-        return self._holders.get(prefix, key) == key
+        held = self._holders.get(prefix)
+        return held is None or held[0] == key
+
+    def has_prefixes_of(self, maar: IPv6Address) -> bool:
+        """Whether any node holds a prefix of that gateway, there or elsewhere."""
+        return self._held_of.get(maar, 0) > 0

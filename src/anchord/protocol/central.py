@@ -6,13 +6,14 @@ after they have answered: that is the mode (``answering.py``; RFC 8885 sections 
 
 Where RFC 8885 contradicts RFC 5213: a PBU for a known node with a *new* prefix from another gateway is a handover, not
 a second session (RFC 8885 section 3.2 (2) against RFC 5213 section 5.4.1.1; decision 6); a PBU with lifetime 0 counts
-only from the serving gateway (section 3.5).
+only from the serving gateway (section 3.5), or from an anchor that gives up its own prefix (decision 18).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.protocol.anchoring import PBA_FLAGS, echo_options, refusal
@@ -22,31 +23,37 @@ from anchord.protocol.checking import Checks, Request
 from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import Exchanges
 from anchord.protocol.groups import Anchor, read_groups
-from anchord.protocol.identity import derive_router, mn_id_text
+from anchord.protocol.identity import derive_router, mac_text, mn_id_text
 from anchord.protocol.inputs import Input, MessageDropped, MessageReceived
 from anchord.protocol.notifying import Notifying
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Output, Persist, Send
+from anchord.protocol.reminding import Reminding
+from anchord.protocol.revoking import Revocation, Revoking, acknowledgement
 from anchord.protocol.settings import CentralSettings, GatewayInfo, Mode
-from anchord.protocol.telling import Telling
+from anchord.protocol.telling import LEAST_LIFETIME_S, Telling
 from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import (
     BindingAcknowledgement,
-    BindingError,
+    BindingRevocationAcknowledgement,
+    BindingRevocationIndication,
     BindingUpdate,
+    RevocationStatus,
+    RevocationTrigger,
     Status,
     UpdateNotificationAcknowledgement,
 )
 from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, HandoffIndicator
 
-# The least that the wire can carry (RFC 6275 section 6.1.7).
-LEAST_LIFETIME_S = 4
+# Answer first, clean up later: the serving gateway has shown a node what it holds before it has to withdraw some of it.
+SURPLUS_S = 1.0
 
 
 class Central(Outbox):
     """The protocol of the CMD. Not thread-safe; never blocks; never raises on anything that arrives."""
 
-    def __init__(self, settings: CentralSettings) -> None:
+    def __init__(self, settings: CentralSettings, is_bound: Callable[[IPv6Address], bool] = lambda peer: False) -> None:
+        """``is_bound``: whether somebody else on this node has bindings with a peer."""
         domain = settings.domain
         super().__init__(Counters(tuple(domain.gateways)))
         self.settings = settings
@@ -55,8 +62,10 @@ class Central(Outbox):
         self._checks = Checks(settings, self._cache, self.counters)
         self._answering = Answering(domain, self._cache, self)
         self._exchanges = Exchanges(domain.timing, domain.limits, self.counters)
-        self._notifying = Notifying(domain, self._exchanges, self)
+        self._revoking = Revoking(self, domain.timing, domain.limits, self._revoked)
+        self._notifying = Notifying(domain, self._exchanges, self._revoking, self)
         self._telling = Telling(domain, self._cache, self._exchanges, self._answering, self._notifying, self)
+        self._reminding = Reminding(domain, self._cache, self._telling, self, is_bound)
         self._timers: Timers[tuple[str, str]] = Timers()
 
     @property
@@ -77,6 +86,7 @@ class Central(Outbox):
             self._timers.set(("expire", key), now.monotonic_s + delay_s)
             if not binding.ending:
                 self._ask_again(binding, now)
+        self._reminding.restore(store, now)
         return self.take_outputs()
 
     def _ask_again(self, binding: Binding, now: Instant) -> None:
@@ -97,7 +107,9 @@ class Central(Outbox):
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        clocks = (self._timers, self._exchanges, self._answering, self._notifying)
+        clocks = (
+            self._timers, self._exchanges, self._answering, self._notifying, self._reminding, self._revoking,
+        )  # fmt: skip
         times = [t for clock in clocks if (t := clock.next_s()) is not None]
         return min(times) if times else None
 
@@ -119,20 +131,23 @@ class Central(Outbox):
         self._answering.due(now)
         self._notifying.due(now)
         while (item := self._timers.pop_due(now.monotonic_s)) is not None:
-            binding = self.bindings.get(item[1])
-            if binding is not None and binding.ending:
+            kind, key = item
+            binding = self.bindings[key]
+            if kind == "surplus":
+                self._give_up_oldest(binding, now)
+            elif binding.ending:
                 self._end(binding, now)
-            elif binding is not None:
+            else:
                 self._ends_soon(binding, now)
+        self._reminding.due(now)
+        self._revoking.due(now)
         return self.take_outputs()
 
     # Inputs
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
         message = self.admit(event, now)
-        if isinstance(event.message, BindingError):
-            self._notifying.refused(event.source, event.message)
-        if message is None:
+        if message is None or self._reminding.heard(event.source, message, now):
             return
         gateway = self._domain.gateways[event.source]
         if isinstance(message, BindingUpdate):
@@ -141,8 +156,13 @@ class Central(Outbox):
             self._telling.acknowledged(message, gateway, now)
         elif isinstance(message, UpdateNotificationAcknowledgement):
             self._notifying.acknowledged(event.source, message)
+        elif isinstance(message, BindingRevocationAcknowledgement):
+            self._revoking.acknowledged(event.source, message, now)
+        elif isinstance(message, BindingRevocationIndication):
+            # A gateway ends its sessions by PBUs with lifetime 0.
+            self.emit(Send(event.source, acknowledgement(message, RevocationStatus.REVOCATION_FUNCTION_NOT_SUPPORTED)))
         else:
-            self.unrecognized(event)
+            self.unrecognized(event, now)
 
     def _update(self, update: BindingUpdate, gateway: GatewayInfo, now: Instant) -> None:
         verdict = self._checks.check(update, gateway, now)
@@ -171,8 +191,9 @@ class Central(Outbox):
                 self._answering.answer(binding, request)
             return
         moved = binding is None or binding.serving.maar != request.gateway.address
-        dismissed: list[Anchor] = []
-        binding = self._register(request, dismissed, now)
+        # A gateway that was not allowed to show its prefix has no part in the session when the node has left it.
+        dismissed = binding.serving if binding is not None and moved and binding.withheld else None
+        binding = self._register(request, now)
         lifetime_s = min(update.lifetime_s, self._domain.lifetimes.binding_s)
         binding.expires_wall_s = now.wall_s + lifetime_s
         self._timers.set(("expire", binding.key), now.monotonic_s + lifetime_s)
@@ -190,28 +211,30 @@ class Central(Outbox):
                 self._answering.gather(binding, request, now)
             else:
                 self._answering.answer(binding, request)
-        for anchor in dismissed:
-            self._telling.dismiss(binding, anchor, now)
+        if dismissed is not None:
+            self._telling.dismiss(binding, dismissed, now)
 
-    def _register(self, request: Request, dismissed: list[Anchor], now: Instant) -> Binding:
-        """What has become of the session. Who has to be told that it has no part in it any more is ``dismissed``."""
+    def _register(self, request: Request, now: Instant) -> Binding:
+        """What has become of the session."""
         update, binding = request.update, request.binding
         face = read_groups(request.gateway.address, update.options).own
         serving = replace(face, prefixes=request.prefixes)
-        before = [] if binding is None else binding.prefixes()
-        if binding is not None:
-            binding.forget_released(now.wall_s)
+        before: list[IPv6Network] = []
         if binding is None:
             binding = Binding(request.key, request.mn_id, request.link_layer_id, serving)
             known = False
-        elif binding.serving.maar != serving.maar:
-            known = self._hand_over(binding, serving, dismissed, now)
+            self._exchanges.cancel(serving.maar, binding.key)  # the end of an earlier session may still be told
         else:
-            binding.serving = replace(serving, router=serving.router or binding.serving.router)
-            known = not binding.withheld
+            before = binding.prefixes()
+            binding.forget_released(now.wall_s)
+            if binding.serving.maar != serving.maar:
+                known = self._hand_over(binding, serving, now)
+            else:
+                binding.serving = replace(serving, router=serving.router or binding.serving.router)
+                known = not binding.withheld
         if request.binding is None or update.first(HandoffIndicator) != HandoffIndicator(Handoff.UNCHANGED):
             self._remember_anchors(binding, update)
-        self._keep_budget(binding, known, dismissed, now)
+        self._keep_budget(binding, known, now)
         self._cache.let_go(before)  # keep() enters again what the node still holds
         self._cache.keep(binding)
         binding.ending = False
@@ -221,11 +244,10 @@ class Central(Outbox):
         binding.access_technology = technology.value if technology is not None else 0
         return binding
 
-    def _hand_over(self, binding: Binding, serving: Anchor, dismissed: list[Anchor], now: Instant) -> bool:
+    def _hand_over(self, binding: Binding, serving: Anchor, now: Instant) -> bool:
         """RFC 8885 section 3.2 (2): the gateway just left becomes an anchor; an anchor that serves again is none.
 
-        A gateway that was not allowed to show its prefix anchors nothing: it is ``dismissed``. Returns whether the
-        node has addresses of the new gateway's prefix already.
+        Returns whether the node has addresses of the new gateway's prefix already.
         """
         left, returned = binding.serving, binding.anchor(serving.maar)
         known = [] if returned is None else [*returned.prefixes]
@@ -233,20 +255,18 @@ class Central(Outbox):
             binding.release(returned, now.wall_s + self._domain.lifetimes.valid_s)
         # A PBU* that still waits at the new serving gateway's is void: it is no anchor of this node now (decision 16).
         self._exchanges.cancel(serving.maar, binding.key)
-        if binding.withheld:
-            dismissed.append(left)
-        else:
+        if not binding.withheld:
             binding.anchors.append(left)
         binding.serving = serving
         binding.withheld = False
         binding.unsettle()
         return all(prefix in known for prefix in serving.prefixes)
 
-    def _keep_budget(self, binding: Binding, known: bool, dismissed: list[Anchor], now: Instant) -> None:
+    def _keep_budget(self, binding: Binding, known: bool, now: Instant) -> None:
         """Decision 18 a: so many prefixes of a node live, given up ones included until its addresses are gone.
 
-        When they are spent the node gets no new one, and the newest old one stays preferred. Giving one up makes room
-        only when its lifetime is over, so it is the oldest, and one at a time.
+        When they are spent the node gets no new one, and the newest old one stays preferred. ``known``: the node has
+        the serving gateway's prefix already.
         """
         if binding.released:
             for prefix in binding.serving.prefixes:
@@ -260,11 +280,18 @@ class Central(Outbox):
             self.counters.count("limit.prefixes")
             self.report("prefix-withheld", mn=mn_id_text(binding.mn_id), gateway=str(binding.serving.maar))
         binding.withheld = withheld
-        if withheld and not binding.released and len(binding.anchors) > 1:
-            oldest = binding.anchors[0]
-            binding.release(oldest, now.wall_s + self._domain.lifetimes.valid_s)
-            self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(oldest.maar), cause="budget")
-            dismissed.append(oldest)
+        if withheld:
+            self._timers.set(("surplus", binding.key), now.monotonic_s + SURPLUS_S)
+
+    def _give_up_oldest(self, binding: Binding, now: Instant) -> None:
+        """P5: make room for another prefix. It is there when the lifetime of this one is over, so one is enough."""
+        binding.forget_released(now.wall_s)
+        if not binding.withheld or binding.ending or binding.released or len(binding.anchors) < 2:
+            return
+        oldest = binding.anchors[0]
+        self._telling.withdraw(binding, oldest, now)
+        self._telling.dismiss(binding, oldest, now)
+        self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(oldest.maar), cause="budget")
 
     def _remember_anchors(self, binding: Binding, update: BindingUpdate) -> None:
         """Decision 26: a refresh lists what the node retains, and so does a gateway that had to go on without us.
@@ -272,6 +299,9 @@ class Central(Outbox):
         Pools are exclusive, so each prefix names its anchor. What was given up is not taken back.
         """
         for option in update.all(AnchoredPrefix):
+            if len(binding.anchors) >= self._domain.limits.anchors_per_host:
+                self.counters.count("limit.prefixes")  # RFC 8885 section 6
+                return
             owner = self._domain.anchor_of(option.prefix)
             if owner is None or owner.address == binding.serving.maar or option.prefix in binding.released:
                 continue
@@ -304,8 +334,9 @@ class Central(Outbox):
         elif anchor is None or sorted(anchor.prefixes) != sorted(request.prefixes):
             # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
             self.counters.of(gateway).drop("deregistration-not-serving")
-        elif not self.settings.idle_release:
-            # RFC 8885 section 3.5, the second alternative: not while the node is in the domain.
+        elif not self.settings.idle_release or anchor is binding.preferred():
+            # RFC 8885 section 3.5, the second alternative: not while the node is in the domain. And never the prefix
+            # that new connections are to take, however little the node has used it until now.
             binding.ticks = max(binding.ticks, request.ticks)
             self._acknowledge(request, max(int(binding.expires_wall_s - now.wall_s), LEAST_LIFETIME_S))
         else:
@@ -338,7 +369,45 @@ class Central(Outbox):
             self._telling.tell(binding, anchor, 0, now)
         self._cache.forget(binding)
         self._timers.cancel(("expire", binding.key))
+        self._timers.cancel(("surplus", binding.key))
         self.emit(Persist("binding", binding.key, None))
+
+    # Revocation by an administrator
+
+    def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
+        """End every session of a mobile node (identifier or MAC address), or the one that holds a prefix.
+
+        Returns the nodes' identifiers. Their serving gateways are asked to end it (RFC 5846 section 8.1); it is over
+        when they have, or do not answer. A crash meanwhile leaves it as de-registered, so that it ends all the same.
+        """
+        if isinstance(named, IPv6Network):
+            holder = self._cache.holder(named)
+            bindings = [] if holder is None else [holder]
+        else:
+            texts = {key: (mn_id_text(b.mn_id), mac_text(b.link_layer_id or b"")) for key, b in self.bindings.items()}
+            bindings = [self.bindings[key] for key, names in texts.items() if named in names]
+        for binding in bindings:
+            self._revoke(binding, now)
+        return [mn_id_text(binding.mn_id) for binding in bindings], self.take_outputs()
+
+    def _revoke(self, binding: Binding, now: Instant) -> None:
+        self._ends_soon(binding, now)
+        serving, trigger = binding.serving, RevocationTrigger.ADMINISTRATIVE_REASON
+        revocation = Revocation(
+            serving.maar, binding.key, binding.mn_id, binding.link_layer_id, serving.prefixes, trigger
+        )
+        self.report("revoked", mn=mn_id_text(binding.mn_id), prefixes=[str(p) for p in binding.prefixes()])
+        self._revoking.start(revocation, now)
+
+    def _revoked(self, revocation: Revocation, now: Instant) -> None:
+        """Nothing more is to be expected of that gateway; the node may have moved on meanwhile."""
+        binding = self.bindings.get(revocation.session)
+        if binding is None or revocation.trigger is not RevocationTrigger.ADMINISTRATIVE_REASON:
+            return
+        if binding.serving.maar == revocation.peer:
+            self._end(binding, now)
+        else:
+            self._revoke(binding, now)
 
     # Small things
 

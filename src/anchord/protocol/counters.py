@@ -28,6 +28,8 @@ class PeerCounters:
     repeated: int = 0
     last_heard_wall_s: float | None = None
     same_domain: bool | None = None  # None: it has not said
+    reachable: bool | None = None  # by its answers to heartbeats; None: it has not been asked
+    restart_counter: int | None = None  # of RFC 5847: another one, and it has lost its sessions
 
     def drop(self, cause: str) -> None:
         """Count one message that changed nothing."""

@@ -45,7 +45,7 @@ class _Entry:
     """The record of one session as far as we know it. One thing at a time is asked about it."""
 
     asked: _Asked = _Asked.NOTHING
-    tries: int = 0
+    silences: int = 0  # questions without answer since it was last written
     revision: int | None = None  # None: not read yet
     listed: tuple[IPv6Network, ...] = ()  # what the record says of anchors, as we wrote it last
     ended: bool = False  # the record is to go
@@ -85,7 +85,7 @@ class DirectoryFinder:
         """Anchors and record are told that it is over."""
         self._direct.end(session, now)
         entry = self._entries.setdefault(session.key, _Entry())
-        entry.ended, entry.tries = True, 0
+        entry.ended, entry.silences = True, 0
         self._tell(session.key, now)
 
     def abandon(self, session: Session) -> None:
@@ -108,10 +108,11 @@ class DirectoryFinder:
     def repeat(self, key: str, now: Instant) -> None:
         """No answer yet."""
         entry, session = self._entries.get(key), self._core.sessions.get(key)
-        if entry is None or (session is None and (not entry.ended or entry.tries >= self._domain.limits.end_tries)):
+        if entry is None or (session is None and (not entry.ended or entry.silences >= self._domain.limits.end_tries)):
             # What nobody could tell the directory of a session that is over, it finds out when the record expires.
             self._forget(key)
             return
+        entry.silences += 1
         # Whether a write got through is not known: the record is read again before it is repeated.
         self._read(key, entry, now)
 
@@ -120,7 +121,7 @@ class DirectoryFinder:
         entry = self._entries.setdefault(key, _Entry())
         if entry.asked is not _Asked.NOTHING:
             return
-        entry.tries = 0
+        entry.silences = 0
         if entry.revision is None:
             self._read(key, entry, now)
         else:
@@ -142,8 +143,7 @@ class DirectoryFinder:
 
     def _wait(self, key: str, entry: _Entry, asked: _Asked, now: Instant) -> None:
         entry.asked = asked
-        pause_s = min(FIRST_PAUSE_S * 2 ** min(entry.tries, 8), LAST_PAUSE_S)
-        entry.tries += 1
+        pause_s = min(FIRST_PAUSE_S * 2 ** min(entry.silences, 8), LAST_PAUSE_S)
         self._core.timers.set(("directory", key), now.monotonic_s + pause_s)
 
     def _forget(self, key: str) -> None:
@@ -161,13 +161,14 @@ class DirectoryFinder:
             self._core.counters.count("directory.late")
             return
         self._core.timers.cancel(("directory", key))
-        entry.asked, entry.tries, entry.revision = _Asked.NOTHING, 0, answer.revision
+        entry.asked, entry.revision = _Asked.NOTHING, answer.revision
         session = self._core.sessions.get(key)
         if entry.ended:
             self._remove(key, entry, answer.value, now)
         elif session is None or session.phase is Phase.AWAY:
             self._forget(key)
         elif answer.written:
+            entry.silences = 0
             if self._lacks(entry, session):
                 self._write(key, entry, now)
         elif self._is_newer(answer.value, session, now):

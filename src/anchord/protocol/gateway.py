@@ -30,12 +30,20 @@ from anchord.protocol.inputs import (
     UseTold,
 )
 from anchord.protocol.outputs import Heed, Output, Persist
+from anchord.protocol.peerlife import Again, PeerLife
 from anchord.protocol.releasing import ReleasingRole
+from anchord.protocol.revoked import RevokedRole
 from anchord.protocol.serving import ServingRole
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewaySettings
 from anchord.protocol.timers import Instant
-from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, UpdateNotification
+from anchord.wire.messages import (
+    BindingAcknowledgement,
+    BindingRevocationAcknowledgement,
+    BindingRevocationIndication,
+    BindingUpdate,
+    UpdateNotification,
+)
 
 
 class Gateway:
@@ -47,6 +55,11 @@ class Gateway:
         self._serving = ServingRole(self._core)
         self._anchoring = AnchoringRole(self._core, self._serving.abandon, self._serving.lose_anchor)
         self._releasing = ReleasingRole(self._core)
+        self._revoked = RevokedRole(self._core, self._serving)
+        domain = settings.domain
+        self._life = PeerLife(self._core, domain.timing, domain.limits, self._is_bound, self._lost_state)
+        # A CMD that lost its store hears of all hosts from all gateways at once: each takes its share.
+        self._again = Again(domain.limits.updates_per_s / len(domain.gateways), self._register_again)
         self._timer_actions = self._on_timer()
 
     @property
@@ -82,6 +95,8 @@ class Gateway:
             self._core.timers.set(("rested", text), now.monotonic_s + rest_s)
         for key, value in sorted(journal.get("session", {}).items()):
             self._restore_session(key, value, now)
+        if self.settings.domain.mobility:
+            self._life.restore(journal, now)
         return self._core.take_outputs()
 
     def _restore_session(self, key: str, value: dict[str, Any], now: Instant) -> None:
@@ -107,6 +122,8 @@ class Gateway:
             core.timers.set(("advertise", key), now.monotonic_s + lifetimes.advertise_every_s / 10)
             core.timers.set(("refresh", key), now.monotonic_s + min(1.0, left_s / 2))
         core.timers.set(("expire", key), now.monotonic_s + left_s)
+        if session.phase is Phase.AWAY:
+            core.timers.set(("idle", key), now.monotonic_s + self.settings.domain.timing.idle_release_s)
         core.declare(session)
 
     def _may_go_on(self, session: Session) -> bool:
@@ -125,7 +142,7 @@ class Gateway:
         elif isinstance(event, Installed):
             self._installed(event, now)
         elif isinstance(event, UseTold):
-            self._releasing.use_told(event.session, event.prefix, event.used, now)
+            self._releasing.use_told(event.session, event.used, now)
         elif isinstance(event, DirectoryAnswered):
             self._serving.directory_answered(event, now)
         elif isinstance(event, MessageDropped):
@@ -144,7 +161,8 @@ class Gateway:
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        times = [t for t in (self._core.timers.next_s(), self._core.exchanges.next_s()) if t is not None]
+        clocks = (self._core.timers, self._core.exchanges, self._life, self._again)
+        times = [t for clock in clocks if (t := clock.next_s()) is not None]
         return min(times) if times else None
 
     def handle_timers(self, now: Instant) -> list[Output]:
@@ -163,6 +181,8 @@ class Gateway:
         while (item := self._core.timers.pop_due(now.monotonic_s)) is not None:
             kind, key = item
             self._timer_actions[kind](key, now)
+        self._life.due(now)
+        self._again.due(now)
         return self._core.take_outputs()
 
     def _on_timer(self) -> dict[str, Callable[[str, Instant], None]]:
@@ -220,6 +240,8 @@ class Gateway:
             return
         if not self.settings.domain.mobility:
             self.counters.of(event.source).drop("no-mobility")
+        elif self._life.heard(event.source, message, now):
+            return
         elif isinstance(message, BindingUpdate):
             self._anchoring.updated(message, event.source, now)
         elif isinstance(message, BindingAcknowledgement):
@@ -227,5 +249,39 @@ class Gateway:
                 self._serving.acknowledged(event.source, message, now)
         elif isinstance(message, UpdateNotification) and event.source == self.settings.domain.central:
             self._serving.notified(event.source, message, now)
+        elif isinstance(message, BindingRevocationIndication):
+            self._revoked.indicated(event.source, message, now)
+        elif isinstance(message, BindingRevocationAcknowledgement):
+            self.counters.of(event.source).drop("unmatched-revocation-ack")  # a gateway revokes nothing
         else:
-            self._core.unrecognized(event)
+            self._core.unrecognized(event, now)
+
+    # Peers
+
+    def _is_bound(self, peer: IPv6Address) -> bool:
+        """Whether there are bindings with ``peer``: at the CMD, if there is one, else with each other; at an LMA."""
+        domain, sessions = self.settings.domain, self.sessions.values()
+        if peer == domain.central and any(s.registered or s.phase is Phase.AWAY for s in sessions if not s.is_fixed):
+            return True
+        if domain.central is not None and peer not in domain.lmas:
+            return False
+        return any(peer == s.serving or any(peer == anchor.maar for anchor in s.anchors) for s in sessions)
+
+    def _lost_state(self, peer: IPv6Address, now: Instant) -> None:
+        """A CMD or LMA without its store is told of every host that is registered with it (decisions 26 and 32).
+
+        An anchor without its journal would not believe us: without a CMD, what it anchored ends (``direct.py``).
+        """
+        told = [key for key, s in self.sessions.items() if s.phase is Phase.SERVING and peer == self._registrar(s)]
+        if told:
+            self._again.start(peer, told, now)
+
+    def _registrar(self, session: Session) -> IPv6Address | None:
+        domain = self.settings.domain
+        lma = domain.fixed_anchor_of(session.mac) if session.is_fixed else None
+        return domain.central if lma is None else lma.address
+
+    def _register_again(self, peer: IPv6Address, key: str, now: Instant) -> bool:
+        """As before any refresh, the host has been heard lately or is asked: it may have left for another gateway."""
+        self._serving.refresh_due(key, now)
+        return True

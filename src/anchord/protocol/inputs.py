@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 from typing import Any
 
 from anchord.wire.messages import Message
@@ -72,10 +72,9 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class UseTold:
-    """Whether a packet went through the tunnel of ``prefix`` within ``idle_release_s``, in either direction."""
+    """Whether a packet of what was asked about used a tunnel within ``idle_release_s``, in either direction."""
 
     session: str
-    prefix: IPv6Network
     used: bool
 
 

@@ -12,7 +12,7 @@ A PBU with D from anybody else is refused (RFC 8885 section 4.1).
 from __future__ import annotations
 
 import itertools
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.declared import HostState
@@ -25,7 +25,13 @@ from anchord.protocol.plain_anchor import PlainAnchor
 from anchord.protocol.plain_binding import PlainBinding
 from anchord.protocol.settings import LmaSettings
 from anchord.protocol.timers import Instant
-from anchord.wire.messages import BindingUpdate, BindingUpdateFlag
+from anchord.wire.messages import (
+    BindingError,
+    BindingRevocationAcknowledgement,
+    BindingUpdate,
+    BindingUpdateFlag,
+    Heartbeat,
+)
 
 
 class Lma:
@@ -34,8 +40,8 @@ class Lma:
     def __init__(self, settings: LmaSettings) -> None:
         self.settings = settings
         tickets = itertools.count(1)
-        self._between = Between(settings, lambda: next(tickets))
-        self._plain = PlainAnchor(settings, self.counters, lambda: next(tickets))
+        self._between = Between(settings, lambda: next(tickets), self._has_plain)
+        self._plain = PlainAnchor(settings, self._between.central, lambda: next(tickets))
         for peer in (*settings.domain.gateways, *sorted(settings.mags)):
             self.counters.peers.setdefault(peer, PeerCounters())
 
@@ -83,10 +89,30 @@ class Lma:
             return self._between.handle(event, now)
         return []
 
+    def _has_plain(self, peer: IPv6Address) -> bool:
+        return self._plain.is_bound(peer)
+
     def _is_between(self, event: MessageReceived) -> bool:
-        """A gateway of an operator that has agreed can be a MAG here as well: its PBUs without D are plain ones."""
-        plain = isinstance(event.message, BindingUpdate) and not event.message.flags & BindingUpdateFlag.DISTRIBUTED
-        return self._between.speaks_for(event.source) and not plain
+        """A gateway of an operator that has agreed can be a MAG here as well: its PBUs without D are plain ones.
+
+        What is about a peer and not about a session is the CMD's, whoever it comes from.
+        """
+        message = event.message
+        plain = False
+        if isinstance(message, BindingUpdate):
+            plain = not message.flags & BindingUpdateFlag.DISTRIBUTED
+        elif isinstance(message, BindingRevocationAcknowledgement):
+            plain = self._plain.revoking.awaits(event.source, message)
+        return isinstance(message, Heartbeat | BindingError) or (self._between.speaks_for(event.source) and not plain)
+
+    def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
+        """End every session of a mobile node (identifier or MAC address), or the one that holds a prefix.
+
+        Returns the nodes' identifiers.
+        """
+        names, outputs = self._between.revoke(named, now)
+        names += self._plain.revoking.revoke(named, now)
+        return names, [*outputs, *self._plain.take_outputs()]
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""

@@ -5,8 +5,9 @@ the gateway this is one more way to find a node's anchors, with the LMA as the o
 the same addresses at every MAG: fixed ones (sections 6.9.3 and 9.3), or a MAC address made from the LMA's name and the
 link-local address that the LMA says.
 
-Nobody tells us that a node has gone to another MAG, so it is registered again whenever it seems to have come back, and
-its session here ends by lifetime; the LMA ignores the de-registration that follows, which is not ours to make any more.
+That a node has gone to another MAG the LMA may tell us seconds later (RFC 5846), or never. So a node is registered
+again whenever it seems to have come back, and a session may end by lifetime; the LMA ignores the de-registration that
+follows, which is not ours to make any more.
 """
 
 from __future__ import annotations

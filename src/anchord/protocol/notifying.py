@@ -16,13 +16,13 @@ from anchord.protocol.exchange import Exchanges
 from anchord.protocol.identity import mn_id_text
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Send
+from anchord.protocol.revoking import Revocation, Revoking
 from anchord.protocol.settings import DomainSettings
 from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import (
-    BindingError,
-    BindingErrorStatus,
     NotificationFlag,
     NotificationReason,
+    RevocationTrigger,
     UpdateNotification,
     UpdateNotificationAcknowledgement,
 )
@@ -35,6 +35,7 @@ class _Pending:
 
     gateway: IPv6Address
     message: UpdateNotification
+    binding: Binding
     repeated: int = 0
     acknowledged: bool = False
 
@@ -42,23 +43,24 @@ class _Pending:
 class Notifying:
     """Update Notifications, at most one for each session: whatever changes meanwhile is in the answer to the PBU."""
 
-    def __init__(self, domain: DomainSettings, exchanges: Exchanges, out: Outbox) -> None:
+    def __init__(self, domain: DomainSettings, exchanges: Exchanges, revoking: Revoking, out: Outbox) -> None:
+        """``revoking``: for gateways that do not know this message."""
         self._domain = domain
         self._exchanges = exchanges
+        self._revoking = revoking
         self._out = out
         self._pending: dict[str, _Pending] = {}
         self._by_sequence: dict[tuple[IPv6Address, int], str] = {}
         self._timers: Timers[str] = Timers()
-        self._unable: dict[IPv6Address, None] = {}  # gateways that do not know this message
 
     def notify(self, binding: Binding, now: Instant) -> None:
-        """Have the serving gateway register the node again; one that cannot be told does so at its next refresh."""
+        """Have the serving gateway register the node again, or else have it withdraw what the node holds no longer."""
         gateway = binding.serving.maar
         pending = self._pending.get(binding.key)
         if binding.ending or (pending is not None and pending.gateway == gateway):
             return
-        if gateway in self._unable:
-            self._out.counters.count("notifications.unable")
+        if not self._out.understanding.knows(gateway, UpdateNotification):
+            self._revoke(binding, now)
             return
         sequence, outputs = self._exchanges.next_sequence(gateway)
         options: list[Option] = [binding.mn_id]
@@ -68,7 +70,8 @@ class Notifying:
             sequence, int(NotificationReason.FORCE_REREGISTRATION), NotificationFlag.ACKNOWLEDGE, tuple(options)
         )
         self.answered(binding.key)
-        self._pending[binding.key] = _Pending(gateway, message)
+        self._pending[binding.key] = _Pending(gateway, message, binding)
+        self._out.understanding.asked(gateway, UpdateNotification, now)
         self._by_sequence[gateway, sequence] = binding.key
         self._timers.set(binding.key, now.monotonic_s + self._domain.timing.notification_replay_s)
         self._out.emit(*outputs, Send(gateway, message))
@@ -91,16 +94,21 @@ class Notifying:
             return
         pending = self._pending[key]
         pending.acknowledged = True
+        self._out.understanding.answered(source, UpdateNotification)
         if ack.status >= 128:
             counters.drop(f"notification-failed.{ack.status}")
             self._report("notification-failed", pending, status=ack.status)
 
-    def refused(self, source: IPv6Address, error: BindingError) -> None:
-        """RFC 7077 section 5.2: a peer that answers with status 2 never gets another one."""
-        waits = any(pending.gateway == source for pending in self._pending.values())
-        if error.status == BindingErrorStatus.UNRECOGNIZED_MH_TYPE and waits:
-            self._unable[source] = None
-            self._out.report("notifications-unknown", "warning", peer=str(source))
+    def _revoke(self, binding: Binding, now: Instant) -> None:
+        """RFC 5846 section 8.1: what the node no longer holds, by prefix. What it holds in addition has to wait."""
+        self._out.counters.count("notifications.unable")
+        announced = binding.announced(self._domain.mode)
+        unannounced = [p for anchor in binding.anchors if anchor not in announced for p in anchor.prefixes]
+        gone = tuple(p for p in (*binding.released, *unannounced) if p not in binding.serving.prefixes)
+        if gone:
+            node = (binding.serving.maar, binding.key, binding.mn_id, binding.link_layer_id)
+            trigger = RevocationTrigger.POSSIBLE_OUT_OF_SYNC_BCE_STATE
+            self._revoking.start(Revocation(*node, gone, trigger), now)
 
     def next_s(self) -> float | None:
         """When ``due`` has something to do (monotonic seconds)."""
@@ -111,9 +119,12 @@ class Notifying:
         while (key := self._timers.pop_due(now.monotonic_s)) is not None:
             pending = self._pending[key]
             exhausted = pending.repeated >= self._domain.limits.notification_retransmits
-            if pending.acknowledged or exhausted or pending.gateway in self._unable:
+            unable = not self._out.understanding.knows(pending.gateway, UpdateNotification)
+            if pending.acknowledged or exhausted or unable:
                 self.answered(key)
-                if exhausted and not pending.acknowledged:
+                if unable and pending.binding.serving.maar == pending.gateway and not pending.binding.ending:
+                    self._revoke(pending.binding, now)
+                elif exhausted and not pending.acknowledged:
                     self._report("notification-unanswered", pending)
                 continue
             pending.repeated += 1

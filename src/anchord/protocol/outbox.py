@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from typing import Any
 
 from anchord.protocol.counters import Counters, PeerCounters
 from anchord.protocol.inputs import MessageReceived
 from anchord.protocol.outputs import Output, Report, Send
 from anchord.protocol.timers import Instant
+from anchord.protocol.understanding import Understanding
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingError,
@@ -31,14 +33,20 @@ Admitted = (
     | BindingRevocationAcknowledgement
     | UpdateNotification
     | UpdateNotificationAcknowledgement
+    | BindingError
 )
+
+# RFC 6275 section 9.3.3: Binding Errors are rate limited; to each peer no more than one in so many seconds.
+ERROR_EVERY_S = 1.0
 
 
 class Outbox:
     """Collects what a protocol object wants done; ``take_outputs`` hands it to the caller."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, understanding: Understanding | None = None) -> None:
         self.counters = counters
+        self.understanding = understanding or Understanding()
+        self._error_sent_s: dict[IPv6Address, float] = {}  # monotonic, by configured peer
         self._outputs: list[Output] = []
 
     def emit(self, *outputs: Output) -> None:
@@ -60,7 +68,8 @@ class Outbox:
     def admit(self, event: MessageReceived, now: Instant) -> Admitted | None:
         """What is to be looked at further of what came in: only what a configured peer says, and only what is known.
 
-        RFC 5213 section 5.3.1 (1), RFC 6275 section 9.2. Everything else is answered or counted here.
+        RFC 5213 section 5.3.1 (1), RFC 6275 section 9.2. Everything else is answered or counted here. A Binding Error
+        is handed on only if it says that the peer does not know a binding.
         """
         counters = self.counters.of(event.source)
         self.counters.heard(event.source, now)
@@ -68,9 +77,12 @@ class Outbox:
         if event.source not in self.counters.peers:
             counters.drop("unconfigured-peer")
         elif isinstance(message, UnknownMessage):
-            self.unrecognized(event)
+            self.unrecognized(event, now)
         elif isinstance(message, BindingError):
             counters.drop(f"binding-error.{message.status}")
+            if message.status == BindingErrorStatus.UNKNOWN_BINDING:
+                return message
+            self._error(event.source, message, now)
         elif isinstance(message, BindingUpdate) and not _is_proxy_update(message, event.unicast):
             counters.drop("not-a-proxy-update")
         else:
@@ -78,11 +90,25 @@ class Outbox:
             return message
         return None
 
-    def unrecognized(self, event: MessageReceived) -> None:
-        """A type of message that means nothing here (RFC 6275 section 9.2)."""
-        self.counters.of(event.source).drop("unknown-type")
-        if event.unicast:
-            self.emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))
+    def _error(self, source: IPv6Address, error: BindingError, now: Instant) -> None:
+        """Matched to what was sent; it changes nothing else (RFC 6275 section 9.2, RFC 5847 section 3)."""
+        if error.status == BindingErrorStatus.UNRECOGNIZED_MH_TYPE:
+            kind = self.understanding.refused(source, now)
+            if kind is not None:
+                self.report("type-unknown", "warning", peer=str(source), type=kind.__name__)
+
+    def unrecognized(self, event: MessageReceived, now: Instant) -> None:
+        """A type of message that means nothing here (RFC 6275 sections 9.2 and 9.3.3); ``admit`` has let it in."""
+        counters = self.counters.of(event.source)
+        if isinstance(event.message, BindingError):
+            return  # counted already; an error is no reason for another one
+        since_s = now.monotonic_s - self._error_sent_s.get(event.source, -1e9)
+        if not event.unicast or since_s < ERROR_EVERY_S:
+            counters.drop("unknown-type-unanswered")
+            return
+        counters.drop("unknown-type")
+        self._error_sent_s[event.source] = now.monotonic_s
+        self.emit(Send(event.source, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE)))
 
 
 def _is_proxy_update(update: BindingUpdate, unicast: bool) -> bool:

@@ -68,10 +68,10 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class AskUse:
-    """Ask the kernel whether ``prefix`` was used through its tunnel lately; answered by ``UseTold``."""
+    """Ask the kernel whether any of ``prefixes`` was used through its tunnel lately; answered by ``UseTold``."""
 
     session: str
-    prefix: IPv6Network
+    prefixes: tuple[IPv6Network, ...]
 
 
 @dataclass(frozen=True, slots=True)

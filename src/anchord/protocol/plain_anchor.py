@@ -18,13 +18,13 @@ from typing import Any
 
 from anchord.declared import HostState
 from anchord.protocol.anchoring import echo_options, refusal
-from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import judge_timestamp, sequence_is_newer
 from anchord.protocol.identity import derive_router, mn_id_text, session_key
 from anchord.protocol.inputs import Installed, MessageReceived
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Declare, Persist, Send
 from anchord.protocol.plain_binding import Found, PlainBinding, PlainCache, Sought
+from anchord.protocol.plain_revoking import PlainRevoking
 from anchord.protocol.prefixes import PoolExhaustedError, PrefixPool
 from anchord.protocol.settings import LmaSettings
 from anchord.protocol.timers import Instant, Timers
@@ -32,6 +32,7 @@ from anchord.wire.messages import (
     UNSPECIFIED,
     BindingAckFlag,
     BindingAcknowledgement,
+    BindingRevocationAcknowledgement,
     BindingUpdate,
     BindingUpdateFlag,
     Status,
@@ -77,8 +78,9 @@ class _Promise:
 class PlainAnchor(Outbox):
     """Sessions of plain nodes."""
 
-    def __init__(self, settings: LmaSettings, counters: Counters, next_ticket: Callable[[], int]) -> None:
-        super().__init__(counters)
+    def __init__(self, settings: LmaSettings, peers: Outbox, next_ticket: Callable[[], int]) -> None:
+        """``peers``: who counts what peers do, and remembers what they understand."""
+        super().__init__(peers.counters, peers.understanding)
         self._settings = settings
         self._domain = settings.domain
         self._cache = PlainCache()
@@ -88,6 +90,7 @@ class PlainAnchor(Outbox):
         self._promises: dict[int, _Promise] = {}
         self._declared: dict[int, str] = {}  # what the kernel owes an answer about: ticket -> session
         self._newest: dict[str, int] = {}  # the last ticket of each session
+        self.revoking = PlainRevoking(self, self._domain, self._cache, self._end)
         self._waiting: dict[str, _Request] = {}  # by the session whose de-registration is waited for; one each
         self._mags = settings.mags | {
             address
@@ -119,19 +122,26 @@ class PlainAnchor(Outbox):
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        return self._timers.next_s()
+        times = [t for t in (self._timers.next_s(), self.revoking.next_s()) if t is not None]
+        return min(times) if times else None
 
     def handle_timers(self, now: Instant) -> None:
         """Everything that is due at ``now``."""
         while (item := self._timers.pop_due(now.monotonic_s)) is not None:
             kind, key = item
             if kind == "rested":
+                self._pool.rested(IPv6Network(key))
                 self.emit(Persist("resting", key, None))
             elif kind == "wait":
                 # Section 5.4.1.2 (4): not de-registered in time, so it is another interface of the node.
                 self._create(self._waiting.pop(key), now)
             elif key in self.bindings:
                 self._end(self.bindings[key], now)
+        self.revoking.due(now)
+
+    def is_bound(self, peer: IPv6Address) -> bool:
+        """Whether ``peer`` is the MAG of any node."""
+        return any(binding.proxy_coa == peer for binding in self.bindings.values())
 
     # A request
 
@@ -142,8 +152,10 @@ class PlainAnchor(Outbox):
             self._update(message, event.source, now)
         elif isinstance(message, BindingAcknowledgement):
             self.counters.of(event.source).drop("unmatched-ack")  # we ask nobody
+        elif isinstance(message, BindingRevocationAcknowledgement):
+            self.revoking.acknowledged(event.source, message, now)
         elif message is not None:
-            self.unrecognized(event)
+            self.unrecognized(event, now)
 
     def _update(self, update: BindingUpdate, source: IPv6Address, now: Instant) -> None:
         request = self._check(update, source, now)
@@ -286,6 +298,7 @@ class PlainAnchor(Outbox):
         if binding.proxy_coa != sought.proxy_coa:
             name = mn_id_text(binding.mn_id)
             self.report("handed-over", mn=name, prefix=str(binding.prefixes[0]), to=str(sought.proxy_coa))
+            self.revoking.handed_over(binding, sought.proxy_coa, now)
         binding.proxy_coa = sought.proxy_coa
         binding.link_layer_id = sought.link_layer_id
         binding.access_technology = sought.access_technology
@@ -369,6 +382,7 @@ class PlainAnchor(Outbox):
     def _forget(self, binding: PlainBinding) -> None:
         self._cache.remove(binding)
         self._timers.cancel(("expire", binding.key))
+        self.revoking.forget(binding)
         self._newest.pop(binding.key, None)
         self.emit(Persist("plain", binding.key, None))
         if not binding.ending:
@@ -409,7 +423,8 @@ class PlainAnchor(Outbox):
         if promise.fresh and newest:
             self._forget(binding)
             for prefix in binding.prefixes:
-                self._pool.release(prefix, now.wall_s)  # nobody was told of it
+                self._pool.release(prefix, now.wall_s)
+                self._pool.rested(prefix)  # nobody was told of it
         self._refuse(promise.request.update, promise.request.source, Status.INSUFFICIENT_RESOURCES, now)
 
     def _answer(self, request: _Request, binding: PlainBinding) -> None:

@@ -8,7 +8,7 @@ host's address has run out. A longer lifetime is a no: the node is still in the 
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import status_name
@@ -32,14 +32,18 @@ class ReleasingRole:
         self._domain = core.settings.domain
 
     def due(self, session: Session) -> None:
-        """Has anything gone through this node's tunnel?"""
-        if session.phase is Phase.AWAY:
-            self._core.emit(AskUse(session.key, session.prefix))
+        """Has anything gone through this node's tunnel?
 
-    def use_told(self, key: str, prefix: IPv6Network, used: bool, now: Instant) -> None:
+        What it sends to our local networks from its other prefixes takes the tunnel of ours, and would lose it.
+        """
+        if session.phase is Phase.AWAY:
+            others = session.others if self._core.settings.me.local_networks else ()
+            self._core.emit(AskUse(session.key, (session.prefix, *others)))
+
+    def use_told(self, key: str, used: bool, now: Instant) -> None:
         """The kernel has looked."""
         session = self._core.sessions.get(key)
-        if session is None or session.phase is not Phase.AWAY or session.prefix != prefix:
+        if session is None or session.phase is not Phase.AWAY:
             return
         share = ASK_SHARE if used else 1.0  # a release that is refused is asked for again, but not soon
         self._core.timers.set(("idle", key), now.monotonic_s + self._domain.timing.idle_release_s * share)

@@ -7,7 +7,9 @@ later; and a host that is there outlives the lifetime it was granted while the C
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
+from collections.abc import Collection
+from dataclasses import replace
+from ipaddress import IPv6Address, IPv6Network
 
 from anchord.protocol.advertising import Advertising
 from anchord.protocol.core import Continuation, GatewayCore
@@ -331,6 +333,20 @@ class ServingRole:
         """An anchor gives up what it anchors of this node."""
         if session.phase is Phase.SERVING and any(anchor.maar == maar for anchor in session.anchors):
             self._serve(session, tuple(anchor for anchor in session.anchors if anchor.maar != maar), now)
+
+    def lose_prefixes(self, session: Session, prefixes: Collection[IPv6Network], now: Instant) -> None:
+        """These are revoked; what is left of the node's other anchors goes on."""
+        kept = [(anchor, tuple(p for p in anchor.prefixes if p not in prefixes)) for anchor in session.anchors]
+        self._serve(session, tuple(replace(anchor, prefixes=left) for anchor, left in kept if left), now)
+
+    def revoked(self, session: Session, barred: bool, now: Instant) -> None:
+        """The session is over, because the CMD says so. ``barred``: its frames are not looked at for a while."""
+        place = None if session.interface is None else f"{session.interface}/{session.mac.hex()}"
+        if session.phase is Phase.SERVING:
+            self._advertising.withdraw_all(session)
+        self._core.close(session, now, heed=not barred)
+        if barred and place is not None:
+            self._core.timers.set(("heed", place), now.monotonic_s + self._domain.timing.refuse_s)
 
     def installed(self, session: Session, error: str | None, now: Instant) -> None:
         """The kernel forwards for the node: now it may hear of its routers (RFC 5213 section 6.7)."""

@@ -65,6 +65,8 @@ class Timing:
     ``initial_bindack_s`` and ``max_bindack_s`` are INITIAL_BINDACK_TIMEOUT and MAX_BINDACK_TIMEOUT of RFC 6275
     section 12; ``timestamp_window_s``, ``min_delay_before_bce_delete_s`` and ``max_delay_before_new_bce_assign_s`` are
     variables of RFC 5213 section 9.
+    ``heartbeat_s`` is HEARTBEAT_INTERVAL of RFC 5847 section 5, ``revocation_s`` and ``max_revocation_s`` are
+    InitMINDelayBRIs and MAX_BRACK_TIMEOUT of RFC 5846 section 11.
     """
 
     initial_bindack_s: float = 1.0
@@ -82,11 +84,18 @@ class Timing:
     advertise_guard_s: float = 0.1
     notification_replay_s: float = 1.0  # MIN_DELAY_BETWEEN_UPDATE_NOTIFICATION_REPLAY of RFC 7077 section 7
     idle_release_s: float = 300.0  # an anchored prefix that is not used for so long is given up
+    heartbeat_s: float = 60.0
+    revocation_s: float = 1.0
+    max_revocation_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A limit on everything that a peer or a host can make grow. MAX_UPDATE_RATE is RFC 6275 section 12."""
+    """A limit on everything that a peer or a host can make grow.
+
+    ``max_update_rate`` is MAX_UPDATE_RATE of RFC 6275 section 12, ``missing_heartbeats`` MISSING_HEARTBEATS_ALLOWED of
+    RFC 5847 section 5, ``revocation_retries`` BRIMaxRetriesNumber of RFC 5846 section 11.
+    """
 
     hosts: int = 1000
     bindings: int = 1_000_000
@@ -96,6 +105,8 @@ class Limits:
     max_update_rate: int = 3
     updates_per_s: float = 2000.0  # PBUs to all peers together (RFC 8885 section 3.2: pacing)
     end_tries: int = 8
+    missing_heartbeats: int = 3
+    revocation_retries: int = 1
     notification_retransmits: int = 1  # MAX_UPDATE_NOTIFICATION_RETRANSMIT_COUNT of RFC 7077 section 7
     silent_tries: int = 3  # PBU*s that an anchor may leave unanswered before nobody counts on it any more
 

@@ -16,7 +16,7 @@ from anchord.store.interface import Change, Store, StoreError
 
 TABLE, COUNTER = "directory", "directory-revision"
 VALUE_BYTES = 4096  # 16 anchors take half of it
-KEY_BYTES = 600  # an identifier of 253 bytes and a link-layer address, in hexadecimal
+KEY_BYTES = 600  # of ASCII: an identifier of 253 bytes and a link-layer address, in hexadecimal
 HISTORY = 10_000  # writes that a watch can catch up with
 GRACE_S = 600.0  # how long an expired record is kept: clocks differ
 PURGED_AT_ONCE = 1000  # records looked at in one go, about 0.5 ms
@@ -121,7 +121,7 @@ class EmbeddedDirectory(Directory):
     def _too_much(self, held: Entry, value: Value | None) -> str | None:
         if value is None:
             return None
-        if len(held.key.encode()) > KEY_BYTES:
+        if len(held.key) > KEY_BYTES:
             return "limit.key-bytes"
         if len(json.dumps(value)) > VALUE_BYTES:
             return "limit.value-bytes"

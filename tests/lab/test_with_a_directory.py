@@ -192,6 +192,9 @@ HOSTILE = [
     b'{"put": "1:61/", "revision": "0", "value": {}}',
     b'{"put": "1:61/", "revision": 0, "value": {"x": NaN}}', b'{"put": "1:61/", "revision": 0, "value": []}',
     b"[" * 8000, b'{"a":' * 1500, b'{"grant": -1, "domain": ""}', b'{"grant": 1e308, "domain": ""}', b'{"watch": 1}',
+    b'{"get": "\\ud800"}',
+    b'{"put": "\\ud800", "revision": 0, "value": {}}', b'{"put": "1:61/", "revision": 0, "value": {"x": 1e400}}',
+    b'{"put": "1:61/", "revision": 1' + b"0" * 5000 + b', "value": {}}',
 ]  # fmt: skip
 
 
