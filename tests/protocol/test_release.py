@@ -248,6 +248,32 @@ def test_decision_20_the_end_of_a_session_reaches_an_anchor_that_was_away_for_a_
     assert not domain.gw[1].sessions
 
 
+def test_decision_20_an_anchor_whose_clock_is_wrong_hears_of_the_end_when_it_is_right_again() -> None:
+    domain = Domain()
+    moved_along(domain, 1, 2)
+    domain.skew[domain.address(1)] = 5.0
+    domain.pass_time(620.0)
+    assert not domain.central.bindings and domain.gw[1].sessions
+    assert 156 in [ack.status for ack in acks(domain, domain.address(1), CENTRAL)]
+    domain.skew.clear()
+    domain.pass_time(33.0)
+    assert not domain.gw[1].sessions
+
+
+def test_a_host_that_comes_back_to_an_anchor_that_is_being_told_of_the_end_stays() -> None:
+    domain = Domain()
+    moved_along(domain, 1, 2)
+    unheard(domain, 1)
+    domain.pass_time(630.0)
+    assert not domain.central.bindings
+    heard(domain)
+    domain.host_at(1, MAC)
+    domain.sent.clear()
+    domain.pass_time(60.0)
+    assert not updates(domain, CENTRAL, domain.address(1))
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.ANCHORED, None)}
+
+
 def test_decision_19_an_anchor_that_was_away_for_longer_ends_by_itself() -> None:
     domain = Domain()
     moved_along(domain, 1, 2)

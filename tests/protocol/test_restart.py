@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from domain import CENTRAL, Domain
+import pytest
+from domain import CENTRAL, Domain, domain_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from test_life import HOST
@@ -10,6 +11,7 @@ from test_roaming import MAC, acks, entries, roles, updates
 
 from anchord.declared import Role
 from anchord.protocol.session import Phase
+from anchord.protocol.settings import Mode
 
 
 def test_decision_32_after_a_restart_of_the_cmd_the_next_handover_finds_every_anchor() -> None:
@@ -33,6 +35,25 @@ def test_decision_26_a_cmd_that_lost_its_store_learns_the_anchors_from_a_refresh
     domain.pass_time(15.0)
     (binding,) = domain.central.bindings.values()
     assert [anchor.maar for anchor in binding.anchors] == [domain.address(1)]
+
+
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
+def test_decision_26_a_cmd_without_its_store_takes_nothing_from_a_host_that_holds_all_it_may(mode: Mode) -> None:
+    domain = Domain(settings=domain_settings(8, mode=mode))
+    for number in range(1, 9):
+        domain.host_at(number, MAC)
+        domain.pass_time(2.0)
+    before = roles(domain, 8)
+    domain.journal[CENTRAL].clear()
+    domain.restart(CENTRAL)
+    domain.pass_time(280.0)
+    domain.host_at(8, MAC, solicited=True)
+    domain.pass_time(25.0)
+    (binding,) = domain.central.bindings.values()
+    assert [anchor.maar for anchor in binding.anchors] == [domain.address(number) for number in range(2, 8)]
+    assert {entry for entry in roles(domain, 8).items() if entry[1][0] is Role.IMPORTED} == {
+        entry for entry in before.items() if entry[1][0] is Role.IMPORTED
+    }
 
 
 def test_a_restarted_gateway_declares_what_was_true_and_asks_nobody_for_it() -> None:

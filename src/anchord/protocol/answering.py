@@ -3,8 +3,8 @@
 - Proxy (section 3.4): at once, from what is known.
 - Relay (section 3.2): the anchors' answers are gathered; the serving gateway hears of those that agreed. A timer
   releases a partial answer, and what comes later is added under the same sequence number (decision 12).
-- Locator (section 3.3): as relay. That the anchors answer the serving gateway too does not change what the CMD owes
-  it: a status, a lifetime and the list (decision 9).
+- Locator (section 3.3): the anchors answer the serving gateway too. What the CMD owes it is a status, a lifetime and
+  the list, complete, when all have answered or the timer says so (decision 9).
 """
 
 from __future__ import annotations

@@ -52,14 +52,15 @@ class Binding:
     def announced(self, mode: Mode) -> list[Anchor]:
         """The anchors that the serving gateway hears of.
 
-        Proxy mode believes that an anchor will agree until it has been silent for long; the others wait until it has
-        (decision 13).
+        A relay names those that have agreed. In the other modes an anchor is believed to agree until it has been silent
+        for long (decision 13): a proxy does not ask before, and what an anchor of a locator told the serving gateway
+        itself must not be taken from it because the CMD has not heard of it yet (decision 9).
         """
         if not self.unconfirmed:
             return self.anchors
-        if mode is Mode.PROXY:
-            return [anchor for anchor in self.anchors if not self.unconfirmed.get(anchor.maar, False)]
-        return [anchor for anchor in self.anchors if anchor.maar not in self.unconfirmed]
+        if mode is Mode.RELAY:
+            return [anchor for anchor in self.anchors if anchor.maar not in self.unconfirmed]
+        return [anchor for anchor in self.anchors if not self.unconfirmed.get(anchor.maar, False)]
 
     def awaited(self) -> bool:
         """Whether an anchor owes an answer that is worth waiting for."""

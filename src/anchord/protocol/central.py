@@ -204,6 +204,7 @@ class Central(Outbox):
         if binding is None:
             binding = Binding(request.key, request.mn_id, request.link_layer_id, serving)
             known = False
+            self._exchanges.cancel(serving.maar, binding.key)  # the end of an earlier session may still be told
         elif binding.serving.maar != serving.maar:
             known = self._hand_over(binding, serving, dismissed, now)
         else:
@@ -272,6 +273,9 @@ class Central(Outbox):
         Pools are exclusive, so each prefix names its anchor. What was given up is not taken back.
         """
         for option in update.all(AnchoredPrefix):
+            if len(binding.anchors) >= self._domain.limits.anchors_per_host:
+                self.counters.count("limit.prefixes")  # RFC 8885 section 6
+                return
             owner = self._domain.anchor_of(option.prefix)
             if owner is None or owner.address == binding.serving.maar or option.prefix in binding.released:
                 continue

@@ -121,7 +121,7 @@ class Telling:
         binding.unconfirmed[exchange.peer] = True
         self._out.report("anchor-silent", "warning", mn=mn_id_text(binding.mn_id), anchor=str(exchange.peer))
         self._persist(binding)
-        if self._domain.mode is Mode.PROXY:
+        if self._domain.mode is not Mode.RELAY:
             self._notifying.notify(binding, now)  # it was told too much
 
     def acknowledged(self, ack: BindingAcknowledgement, gateway: GatewayInfo, now: Instant) -> None:
@@ -164,39 +164,41 @@ class Telling:
             binding.anchors[binding.anchors.index(anchor)] = told
         if (unsettled or told != anchor) and not self._answering.is_gathering(binding):
             self._persist(binding)
-        if unsettled and not self._answering.settled(binding, now) and (silent or self._domain.mode is not Mode.PROXY):
+        if unsettled and not self._answering.settled(binding, now) and (silent or self._domain.mode is Mode.RELAY):
             # It may be named only now, and nobody waits for an answer that could name it.
             self._notifying.notify(binding, now)
 
     def _anchor_refused(
         self, binding: Binding | None, exchange: Exchange, ack: BindingAcknowledgement, now: Instant
     ) -> None:
-        """Decision 13: what can be mended is asked again; any other refusal ends that anchor's part."""
-        if binding is None:
-            self._exchanges.cancel(exchange.peer, exchange.session)
-            return
-        anchor = binding.anchor(exchange.peer)
-        name = mn_id_text(binding.mn_id)
+        """Decision 13: what can be mended is asked again; any other refusal ends that anchor's part.
+
+        ``binding`` is None when the session is over: that the anchor has to hear too (decision 20).
+        """
+        mn_id = exchange.message.first(MobileNodeIdentifier)
+        name = "" if mn_id is None else mn_id_text(mn_id)
         self._out.report("anchor-refused", "warning", mn=name, anchor=str(exchange.peer), status=ack.status)
         if ack.status == Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
             self._exchanges.adopt_sequence(exchange.peer, ack.sequence)
-        if ack.status in _MENDABLE and anchor is not None:
+        anchor = None if binding is None else binding.anchor(exchange.peer)
+        if ack.status in _MENDABLE and (anchor is not None or not exchange.message.lifetime_s):
             if ack.status != Status.TIMESTAMP_MISMATCH:  # that one only synchronised clocks can mend
                 self._out.emit(*self._exchanges.hurry(exchange, now))
+            if binding is not None:
                 binding.ticks = max(binding.ticks, exchange.ticks)
             return
         self._exchanges.cancel(exchange.peer, exchange.session)
-        if anchor is not None:
+        if binding is not None and anchor is not None:
             self.withdraw(binding, anchor, now)
 
     def withdraw(self, binding: Binding, anchor: Anchor, now: Instant) -> None:
         """What ``anchor`` held for the node is gone; the serving gateway is told, if it knew (decision 14)."""
-        announced = anchor in binding.announced(self._domain.mode)
+        told = anchor in binding.announced(self._domain.mode) and not self._answering.is_gathering(binding)
         binding.release(anchor, now.wall_s + self._domain.lifetimes.valid_s)
         self._cache.let_go(anchor.prefixes)
         self._persist(binding)
         self._answering.settled(binding, now)
-        if announced and not self._answering.is_gathering(binding):
+        if told:
             self._notifying.notify(binding, now)
 
     def _persist(self, binding: Binding) -> None:
