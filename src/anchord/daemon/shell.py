@@ -28,6 +28,9 @@ log = logging.getLogger("anchord")
 
 # The store is written through to the disk this long after a commit, once for everything committed meanwhile.
 FLUSH_S = 0.01
+# Flushes under way: while one moves what has grown into the database, another has the disk hold what is new. No more,
+# or they would pile up before a slow disk.
+FLUSHES = 2
 # What neither peers nor hosts wait for is done this much later: answer first.
 AFTERWARDS_S = 0.005
 SWITCH_INTERVAL_S = 0.0002
@@ -64,6 +67,7 @@ class Flusher:
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
+        self._under_way = 0
 
     def committed(self) -> None:
         """There is something to write through."""
@@ -72,10 +76,15 @@ class Flusher:
             self._loop.call_later(FLUSH_S, self._flush)
 
     def _flush(self) -> None:
+        if self._under_way == FLUSHES:
+            self._loop.call_later(FLUSH_S, self._flush)
+            return
         self._scheduled = False
+        self._under_way += 1
         self._loop.run_in_executor(None, self._store.flush).add_done_callback(self._flushed)
 
     def _flushed(self, flushing: asyncio.Future[None]) -> None:
+        self._under_way -= 1
         error = None if flushing.cancelled() else flushing.exception()
         if error is not None:
             # Nothing is lost: what was committed is in a file, and is moved with the next flush.

@@ -144,6 +144,9 @@ class ReadGroups:
     orphans: int
 
 
+_OF_GROUPS = frozenset((PreviousMaar, DlifLinkLocalAddress, DlifLinkLayerAddress, LocalPrefix))
+
+
 def read_groups(sender: IPv6Address, options: Iterable[Option]) -> ReadGroups:
     """Collect the groups of a message that came from ``sender``; never raises."""
     own = _Draft(sender, [], [], [], [])

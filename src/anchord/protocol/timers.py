@@ -26,17 +26,24 @@ class Timers(Generic[K]):
     def __init__(self) -> None:
         self._due: dict[K, tuple[float, int]] = {}
         self._heap: list[tuple[float, int, K]] = []
+        self._entry: dict[K, tuple[float, int]] = {}  # of each key, the one in the heap that counts
         self._serial = 0
 
     def set(self, key: K, at_s: float) -> None:
         """Let ``key`` fall due at the monotonic time ``at_s`` (seconds), instead of any earlier setting."""
         self._serial += 1
-        self._due[key] = (at_s, self._serial)
+        self._due[key] = due = (at_s, self._serial)
+        # What is put off, as each refresh does, is moved when its old time comes up: no dead entry is left behind.
+        entry = self._entry.get(key)
+        if entry is not None and entry[0] <= at_s:
+            return
+        self._entry[key] = due
         heapq.heappush(self._heap, (at_s, self._serial, key))
-        # Moved timers leave a dead entry behind; the heap is rebuilt before those can outgrow the live ones.
+        # Cancelled timers, and those moved forward, leave one; the heap is rebuilt before they outgrow the live ones.
         if len(self._heap) > 64 + 2 * len(self._due):
             self._heap = [(at, serial, k) for k, (at, serial) in self._due.items()]
             heapq.heapify(self._heap)
+            self._entry = dict(self._due)
 
     def cancel(self, key: K) -> None:
         """Forget ``key``; unknown keys are fine."""
@@ -49,9 +56,17 @@ class Timers(Generic[K]):
         """The monotonic time (seconds) of the next timer, or None when nothing is waiting."""
         while self._heap:
             at_s, serial, key = self._heap[0]
-            if self._due.get(key) == (at_s, serial):
+            due = self._due.get(key)
+            if due is not None and due[1] == serial:
                 return at_s
-            heapq.heappop(self._heap)
+            if self._entry.get(key) != (at_s, serial):
+                heapq.heappop(self._heap)
+            elif due is None:
+                heapq.heappop(self._heap)
+                del self._entry[key]
+            else:
+                heapq.heapreplace(self._heap, (*due, key))
+                self._entry[key] = due
         return None
 
     def pop_due(self, now_s: float) -> K | None:
@@ -60,5 +75,5 @@ class Timers(Generic[K]):
         if at_s is None or at_s > now_s:
             return None
         key = heapq.heappop(self._heap)[2]
-        del self._due[key]
+        del self._due[key], self._entry[key]
         return key
