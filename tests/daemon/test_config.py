@@ -259,6 +259,10 @@ def test_a_fallback_just_long_enough_is_taken(files: Path) -> None:
         ('"gw1"', '"gw9"', "node: 'gw9' is no node of the domain, expected one of gw1, gw2, central"),
         ('"gw1"', '"central"', "access: is not for the central database, expected none"),
         ('core = ["core0"]', "", "core: is empty, expected at least one interface for a gateway"),
+        (
+            'core = ["core0"]', 'core = ["core0"]\nstore = "memory"',
+            "store: is 'memory', which only the central database can have, expected 'sqlite'",
+        ),
         ('"core0"', '"acc1"', "core[0]: 'acc1' is in access[1] already, expected each interface once"),
         (
             '"core0"', '"a-name-far-too-long"',

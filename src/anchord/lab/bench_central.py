@@ -131,7 +131,9 @@ class _Central:
         node = {"node": "central", "domain": "domain.toml", "store": store, "state": "state", "run": "."}
         for file, settings in (("domain.toml", domain), ("central.toml", node)):
             (directory / file).write_text(config_files.toml(settings))
-        self._argv = [sys.executable, "-m", "anchord", "central", "--config", str(directory / "central.toml")]
+        # However this process ends, the CMD does as well.
+        self._argv = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "anchord", "central"]
+        self._argv += ["--config", str(directory / "central.toml")]
         self._processor = processor
 
     def __enter__(self) -> _Central:
