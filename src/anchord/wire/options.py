@@ -431,20 +431,23 @@ def encode_options(options: Iterable[Option], start: int) -> bytes:
     parts: list[bytes] = []
     at = start
     for option in options:
-        kind, data, (modulus, remainder) = _encode_option(option)
+        row = _BY_CLASS.get(type(option))
+        if row is None:
+            kind, data, (modulus, remainder) = _encode_stranger(option)
+        else:
+            kind, data = row.kind, row.write(option)
+            modulus, remainder = row.alignment or _link_layer_alignment(len(data))
         gap = (remainder - at) % modulus
-        parts += (_PADDING[gap], bytes((kind, len(data))), data)
+        if gap:
+            parts.append(_PADDING[gap])
+        parts += (bytes((kind, len(data))), data)
         at += gap + 2 + len(data)
     parts.append(_PADDING[-at % 8])
     return b"".join(parts)
 
 
-def _encode_option(option: Option) -> tuple[int, bytes, tuple[int, int]]:
-    """Return type, data and alignment."""
-    row = _BY_CLASS.get(type(option))
-    if row is not None:
-        data = row.write(option)
-        return row.kind, data, row.alignment or _link_layer_alignment(len(data))
+def _encode_stranger(option: Option) -> tuple[int, bytes, tuple[int, int]]:
+    """Return type, data and alignment of what is not in the table."""
     if isinstance(option, (UnknownOption, MalformedOption)) and option.kind not in (PAD1, PADN):
         return option.kind, option.data, _UNALIGNED
     raise ValueError(f"not a mobility option: {option!r}")
