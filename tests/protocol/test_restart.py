@@ -56,6 +56,52 @@ def test_decision_26_a_cmd_without_its_store_takes_nothing_from_a_host_that_hold
     }
 
 
+def what_lasts(domain: Domain) -> list[tuple[object, ...]]:
+    """All of the CMD's sessions that has to outlive it."""
+    return [
+        (b.key, b.serving, b.anchors, b.ticks, b.sequence, b.expires_wall_s, b.ending, b.withheld, b.released)
+        for b in domain.central.bindings.values()
+    ]
+
+
+def test_what_a_refresh_has_promised_survives_a_restart_of_the_cmd() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    whole = dict(domain.journal[CENTRAL]["binding"])
+    domain.pass_time(290.0)
+    domain.host_at(2, MAC, solicited=True)
+    domain.pass_time(15.0)
+    assert domain.journal[CENTRAL]["binding"] == whole, "only the times are kept"
+    before = what_lasts(domain)
+    domain.restart(CENTRAL)
+    assert what_lasts(domain) == before
+    # Later the whole is kept again: the times of before say nothing any more.
+    domain.host_at(3, MAC)
+    before = what_lasts(domain)
+    domain.restart(CENTRAL)
+    assert what_lasts(domain) == before
+    # The session ends, and nothing of it is left.
+    domain.lose = lambda sender, send: sender == domain.address(3)
+    domain.pass_time(700.0)
+    assert not domain.central.bindings
+    assert not domain.journal[CENTRAL]["binding"] and not domain.journal[CENTRAL]["refreshed"]
+
+
+def test_a_refresh_by_which_something_else_changes_is_kept_whole() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    (held,) = domain.journal[CENTRAL]["binding"].values()
+    domain.pass_time(590.0)  # nothing is heard of the host
+    domain.pass_time(15.0)
+    (ending,) = domain.journal[CENTRAL]["binding"].values()
+    assert not held["ending"] and ending["ending"]
+    domain.host_at(1, MAC, solicited=True)
+    before = what_lasts(domain)
+    domain.restart(CENTRAL)
+    assert what_lasts(domain) == before
+
+
 def test_a_restarted_gateway_declares_what_was_true_and_asks_nobody_for_it() -> None:
     domain = Domain()
     for number in (1, 2):

@@ -37,8 +37,8 @@ from anchord.lab.readiness import last_lines, show, wait_ready
 from anchord.protocol.anchoring import PBA_FLAGS
 from anchord.protocol.identity import mn_id_of_mac
 from anchord.protocol.updates import PBU_FLAGS
-from anchord.wire.header import decode, encode
-from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
+from anchord.wire.header import MHType, decode, encode
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Heartbeat, HeartbeatFlag, Message, Status
 from anchord.wire.options import (
     AccessTechnology,
     AccessTechnologyType,
@@ -49,6 +49,7 @@ from anchord.wire.options import (
     MobileNodeLinkLayerIdentifier,
     Option,
     PreviousMaar,
+    RestartCounter,
     Timestamp,
 )
 
@@ -68,8 +69,8 @@ _LOOK_S = 0.001
 _PATIENCE_S = 5.0
 _READY_S = 30.0
 _ON_DISK = "/var/tmp"  # /tmp may be in memory, and a store's price is that of a disk
-# Places in a Mobility Header (RFC 6275 sections 6.1.7 and 6.1.8).
-_SEQUENCE_AT, _STATUS_AT, _ACK_SEQUENCE_AT = 6, 6, 8
+# Places in a Mobility Header (RFC 6275 sections 6.1.1, 6.1.7 and 6.1.8).
+_TYPE_AT, _SEQUENCE_AT, _STATUS_AT, _ACK_SEQUENCE_AT = 2, 6, 6, 8
 _TICKS_AT = 20  # in our PBUs: 12 octets, the Timestamp's padding to 8n + 2, type and length (RFC 5213 section 8.8)
 _SEQUENCE, _TICKS = struct.Struct("!H"), struct.Struct("!Q")
 
@@ -216,6 +217,9 @@ class _Gateways:
                     self._serving.recv_into(answer)
                 except BlockingIOError:
                     break
+                if answer[_TYPE_AT] == MHType.HEARTBEAT:
+                    self._serving.send(encode(_reply(decode(bytes(answer)))))
+                    continue
                 due = answer[_STATUS_AT] == Status.ACCEPTED and sequence_of(answer, _ACK_SEQUENCE_AT)[0] == waiting[0]
                 if not due:
                     raise BenchError(f"not the answer that was due: {decode(bytes(answer))}")
@@ -224,22 +228,29 @@ class _Gateways:
             now = time.monotonic()
             if count > before:
                 heard = now
-                _check_anchor(decode(bytes(answer)))
+                if answer[_TYPE_AT] == MHType.BINDING_ACKNOWLEDGEMENT:
+                    _check_anchor(decode(bytes(answer)))
             elif now - heard > _PATIENCE_S:
                 raise BenchError(f"no answer to {len(waiting)} PBUs within {_PATIENCE_S} s")
             time.sleep(_LOOK_S)
 
     def _confirm(self) -> None:
-        """The anchor accepts whatever it has been told (RFC 8885 section 3.4)."""
+        """The anchor answers whatever it has been told."""
         while True:
             try:
-                told = decode(self._anchor.recv(2048))
+                told = self._anchor.recv(2048)
             except BlockingIOError:
                 return
-            if not isinstance(told, BindingUpdate):
-                raise BenchError(f"the anchor was told {told}")
-            ack = BindingAcknowledgement(Status.ACCEPTED, told.sequence, told.lifetime_s, PBA_FLAGS, told.options)
-            self._anchor.send(encode(ack))
+            self._anchor.send(encode(_reply(decode(told))))
+
+
+def _reply(told: Message) -> Message:
+    """What a gateway says to the CMD's own messages: PBU* (RFC 8885 section 3.4) and heartbeats (RFC 5847)."""
+    if isinstance(told, BindingUpdate):
+        return BindingAcknowledgement(Status.ACCEPTED, told.sequence, told.lifetime_s, PBA_FLAGS, told.options)
+    if isinstance(told, Heartbeat):
+        return Heartbeat(told.sequence, HeartbeatFlag.RESPONSE, (RestartCounter(1),))
+    raise BenchError(f"a gateway was told {told}")
 
 
 def _raw_socket(address: IPv6Address) -> socket.socket:

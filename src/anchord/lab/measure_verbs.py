@@ -84,6 +84,8 @@ _TARGETS = {
     "tunnel.throughput_ratio": "p50 >= 0.85",
     "gateway.rss": "max <= 60",
     "gateway.frames_to_userspace": "max <= 10",
+    **{f"central.memory.{hosts}": "p50 >= 10000" for hosts in (1000, 10_000, 100_000)},
+    **{f"central.sqlite.{hosts}": "p50 >= 10000" for hosts in (1000, 10_000, 100_000)},
 }
 
 

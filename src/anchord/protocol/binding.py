@@ -28,6 +28,7 @@ class Binding:
     sequence: int = 0  # of the PBU accepted last
     access_technology: int = 0
     expires_wall_s: float = 0.0
+    refreshes: int = 0  # how often only its times have changed
     ending: bool = False  # de-registered; deleted when MinDelayBeforeBCEDelete is over
     withheld: bool = False  # the serving gateway does not show its prefix: the budget of the node is spent
     # Anchors that have not acknowledged who serves the node now; True: nor answered any of several questions.
@@ -92,7 +93,7 @@ class Binding:
             self.released[prefix] = until_wall_s
 
     def to_json(self) -> dict[str, Any]:
-        """For the store; what is seldom there is left out, because every refresh writes this."""
+        """For the store; what is seldom there is left out."""
         value: dict[str, Any] = {
             "subtype": int(self.mn_id.subtype),
             "identifier": self.mn_id.identifier.hex(),
@@ -104,6 +105,7 @@ class Binding:
             "access_technology": self.access_technology,
             "expires_wall_s": self.expires_wall_s,
             "ending": self.ending,
+            "refreshes": self.refreshes,
         }
         if self.withheld:
             value["withheld"] = True
@@ -112,6 +114,23 @@ class Binding:
         if self.released:
             value["released"] = {prefix_text(prefix): until for prefix, until in self.released.items()}
         return value
+
+    def times_to_json(self) -> dict[str, Any]:
+        """For the store: all that a refresh changes, a tenth of the whole."""
+        return {
+            "refreshes": self.refreshes,
+            "expires_wall_s": self.expires_wall_s,
+            "ticks": self.ticks,
+            "sequence": self.sequence,
+        }
+
+    def take_times(self, value: dict[str, Any]) -> None:
+        """From the store, unless the whole was kept after this; raises KeyError when it is not what a refresh wrote."""
+        if value["refreshes"] > self.refreshes:
+            self.refreshes = value["refreshes"]
+            self.expires_wall_s = value["expires_wall_s"]
+            self.ticks = value["ticks"]
+            self.sequence = value["sequence"]
 
     @classmethod
     def from_json(cls, key: str, value: dict[str, Any]) -> Binding:
@@ -128,6 +147,7 @@ class Binding:
             access_technology=value["access_technology"],
             expires_wall_s=value["expires_wall_s"],
             ending=value["ending"],
+            refreshes=value.get("refreshes", 0),
             withheld=value.get("withheld", False),
             unconfirmed={IPv6Address(maar): silent for maar, silent in value.get("unconfirmed", {}).items()},
             released={IPv6Network(prefix): until for prefix, until in value.get("released", {}).items()},

@@ -47,6 +47,7 @@ from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, 
 
 # Answer first, clean up later: the serving gateway has shown a node what it holds before it has to withdraw some of it.
 SURPLUS_S = 1.0
+_UNCHANGED = HandoffIndicator(Handoff.UNCHANGED)
 
 
 class Central(Outbox):
@@ -79,8 +80,11 @@ class Central(Outbox):
         """Take over what an earlier process had persisted: ``{table: {key: value}}``. Call once, first."""
         for peer, value in store.get("sequence", {}).items():
             self._exchanges.restore_sequence(IPv6Address(peer), int(value["reserved"]))
+        refreshed = store.get("refreshed", {})
         for key, value in store.get("binding", {}).items():
             binding = Binding.from_json(key, value)
+            if (times := refreshed.get(key)) is not None:
+                binding.take_times(times)
             self._cache.keep(binding)
             delay_s = max(binding.expires_wall_s - now.wall_s, 0.0)
             self._timers.set(("expire", key), now.monotonic_s + delay_s)
@@ -190,6 +194,9 @@ class Central(Outbox):
             else:
                 self._answering.answer(binding, request)
             return
+        if binding is not None and self._changes_nothing(request, binding):
+            self._refresh(request, binding, now)
+            return
         moved = binding is None or binding.serving.maar != request.gateway.address
         # A gateway that was not allowed to show its prefix has no part in the session when the node has left it.
         dismissed = binding.serving if binding is not None and moved and binding.withheld else None
@@ -213,6 +220,34 @@ class Central(Outbox):
                 self._answering.answer(binding, request)
         if dismissed is not None:
             self._telling.dismiss(binding, dismissed, now)
+
+    @staticmethod
+    def _changes_nothing(request: Request, binding: Binding) -> bool:
+        """Whether this is a refresh (RFC 5213 section 6.9.1.3) after which everything but the times is as it was."""
+        update, serving = request.update, binding.serving
+        if binding.ending or binding.withheld or binding.unconfirmed or binding.released:
+            return False
+        if serving.maar != request.gateway.address or update.first(HandoffIndicator) != _UNCHANGED:
+            return False
+        technology = update.first(AccessTechnologyType)
+        if technology is None or technology.value != binding.access_technology:
+            return False
+        face = read_groups(serving.maar, update.options).own
+        router, networks = face.router or serving.router, face.local_networks
+        return (request.prefixes, router, networks) == (serving.prefixes, serving.router, serving.local_networks)
+
+    def _refresh(self, request: Request, binding: Binding, now: Instant) -> None:
+        """Most of what a CMD does: nothing but the times is kept, and every anchor has agreed already."""
+        lifetime_s = min(request.update.lifetime_s, self._domain.lifetimes.binding_s)
+        binding.ticks = max(request.ticks, binding.ticks)
+        binding.sequence = request.update.sequence
+        binding.expires_wall_s = now.wall_s + lifetime_s
+        binding.refreshes += 1
+        self._timers.set(("expire", binding.key), now.monotonic_s + lifetime_s)
+        self._notifying.answered(binding.key)
+        self.emit(Persist("refreshed", binding.key, binding.times_to_json()))
+        self._answering.answer(binding, request)
+        self._telling.tell_anchors(binding, False, lifetime_s, now)
 
     def _register(self, request: Request, now: Instant) -> Binding:
         """What has become of the session."""
@@ -370,7 +405,7 @@ class Central(Outbox):
         self._cache.forget(binding)
         self._timers.cancel(("expire", binding.key))
         self._timers.cancel(("surplus", binding.key))
-        self.emit(Persist("binding", binding.key, None))
+        self.emit(Persist("binding", binding.key, None), Persist("refreshed", binding.key, None))
 
     # Revocation by an administrator
 

@@ -62,7 +62,10 @@ class Checks:
             return Status.ADMINISTRATIVELY_PROHIBITED  # decision 21: we are no plain LMA
         if self._settings.listed is not None and mn_id.identifier not in self._settings.listed:
             return Status.NOT_LMA_FOR_THIS_MOBILE_NODE  # (7)
-        binding = self._cache.find(update)
+        link_layer_id = update.first(MobileNodeLinkLayerIdentifier)
+        identifier = link_layer_id.identifier if link_layer_id is not None else None
+        key = session_key(mn_id, identifier)
+        binding = self._cache.by_key.get(key)
         stamp = update.first(Timestamp)
         order = self._check_order(update, gateway, binding, stamp, now)  # (9)
         if order is not None:
@@ -74,9 +77,6 @@ class Checks:
             return Status.MISSING_HANDOFF_INDICATOR_OPTION  # (11)
         if update.first(AccessTechnologyType) is None:
             return Status.MISSING_ACCESS_TECH_TYPE_OPTION  # (12)
-        link_layer_id = update.first(MobileNodeLinkLayerIdentifier)
-        identifier = link_layer_id.identifier if link_layer_id is not None else None
-        key = session_key(mn_id, identifier)
         if not self._may_hold(key, prefixes, gateway):
             return Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX
         if binding is not None and self._is_foreign_set(binding, update, gateway, prefixes):
@@ -120,5 +120,6 @@ class Checks:
         """Decision 6: a *refresh* by the serving gateway has to name the prefixes of the session."""
         handoff = update.first(HandoffIndicator)
         refresh = handoff is not None and handoff.value == Handoff.UNCHANGED
-        same_gateway = binding.serving.maar == gateway.address
-        return refresh and same_gateway and sorted(prefixes) != sorted(binding.serving.prefixes)
+        if not refresh or prefixes == binding.serving.prefixes:
+            return False
+        return binding.serving.maar == gateway.address and sorted(prefixes) != sorted(binding.serving.prefixes)
