@@ -191,18 +191,23 @@ def list_labs(as_json: bool) -> None:
     """List the labs there are."""
     from anchord.lab import state
 
+    rows = []
     with _reported():
-        rows = [
-            {
-                "name": name,
-                "ready": record.ready,
-                "owner": None if record.owner is None else record.owner.pid,
-                "stale": record.stale,
-                "directory": str(record.directory),
-            }
-            for name in state.names()
-            for record in [state.load(name)]
-        ]
+        for name in state.names():
+            try:
+                record = state.load(name)
+            except LabError as error:  # taken down a moment ago, or made by another version: the others are listed
+                click.echo(f"anchord: {error}", err=True)
+                continue
+            rows.append(
+                {
+                    "name": name,
+                    "ready": record.ready,
+                    "owner": None if record.owner is None else record.owner.pid,
+                    "stale": record.stale,
+                    "directory": str(record.directory),
+                }
+            )
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
