@@ -52,15 +52,15 @@ def test_row_110_the_first_outer_packet_too_big_has_inner_senders_told(pair: Pai
     assert tcp_passes(*cn, *host, size=20_000_000)
 
 
-def test_row_110_tcp_that_meets_a_narrow_path_passes(pair: Pair) -> None:
+@pytest.mark.parametrize("downlink", [True, False], ids=["downlink", "uplink"])
+def test_row_110_tcp_that_meets_a_narrow_path_passes(pair: Pair, downlink: bool) -> None:
     """Both ends of the link are narrow: one gateway hears of it from the core router, the other from itself."""
     pair.hand_over()
     narrow(pair, NARROW)
     pair.planes[2].namespace.run(f"ip link set core0 mtu {NARROW}")
     cn, host = ways(pair)
-    assert tcp_passes(*cn, *host, size=20_000_000)
-    assert tcp_passes(*host, *cn, size=20_000_000)
-    assert {plane.forwarding.tunnel_mtu for plane in pair.planes.values()} == {NARROW - 40}
+    assert tcp_passes(*(cn if downlink else host), *(host if downlink else cn), size=20_000_000)
+    assert pair.planes[1 if downlink else 2].forwarding.tunnel_mtu == NARROW - 40
 
 
 def test_row_110_uplink_a_narrow_path_is_learnt_as_well(pair: Pair) -> None:
