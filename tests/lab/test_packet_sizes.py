@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from lab_scenes import correspondent, datagram_socket, move, topology, usable_address
+from lab_scenes import correspondent, datagram_socket, move, show, topology, usable_address, wait_for
 
 from anchord.lab.domain import Domain
+from anchord.lab.namespaces import core_port
+from anchord.lab.topology import CORE, interface_towards_core
 from anchord.lab.traffic import Endpoint
 
 LAB = f"anct-{os.getpid()}-sizes"
@@ -27,7 +29,9 @@ _SOL_UDP = 17
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Domain]:
     try:
-        yield Domain.up(topology(3, {"udp": "gw1", "quic": "gw1", "tcp": "gw1"}), LAB, owner_pid=os.getpid())
+        yield Domain.up(
+            topology(3, {"udp": "gw1", "quic": "gw1", "tcp": "gw1", "narrow": "gw1"}), LAB, owner_pid=os.getpid()
+        )
     finally:
         Domain.take_down(LAB)
 
@@ -79,3 +83,44 @@ def test_tcp_with_offloads_passes_both_ways(lab: Domain) -> None:
         for gateway in ("gw2", "gw3"):
             move(lab, "tcp", gateway)
             near.call("exchange", connection=1, amount=8 << 20, deadline_s=20)
+
+
+def set_core_link(lab: Domain, gateway: str, mtu: int) -> None:
+    """What the link between a gateway and the core router carries, set at both ends."""
+    near = interface_towards_core(lab.topology.nodes()[gateway])
+    for node, interface in ((CORE, core_port(gateway)), (gateway, near)):
+        lab.exec(node, ["ip", "link", "set", interface, "mtu", str(mtu)], check=True)
+
+
+def told_mtu(lab: Domain, host: str) -> int:
+    """The MTU that the last Router Advertisement has set on a host's interface."""
+    return int(lab.exec(host, ["cat", "/proc/sys/net/ipv6/conf/eth0/mtu"], check=True).stdout)
+
+
+def test_row_110_a_path_that_becomes_narrow_is_noticed_and_hosts_are_told(lab: Domain) -> None:
+    """gw1 and gw3 keep their wide links: gw1 learns of the narrow one behind the core router from its own packets."""
+    address = usable_address(lab, "narrow", "gw1")
+    with (
+        closing(Endpoint("cn1", lab.namespace("cn1"))) as far,
+        closing(Endpoint("narrow", lab.namespace("narrow"))) as near,
+    ):
+        far.call("serve")
+        near.call("open", connection=1, to=correspondent(lab), seed=1, deadline_s=5, bind=address)
+        move(lab, "narrow", "gw2")
+        near.call("exchange", connection=1, amount=1 << 20, deadline_s=20)
+        assert told_mtu(lab, "narrow") == 1460
+        set_core_link(lab, "gw2", 1400)
+        try:
+            near.call("exchange", connection=1, amount=8 << 20, deadline_s=20)
+            wait_for(lambda: told_mtu(lab, "narrow") == 1360, "a Router Advertisement of gw2 with the new MTU")
+            assert show(lab, "gw1", "status")["tunnel_mtu"] == show(lab, "gw2", "status")["tunnel_mtu"] == 1360
+            assert show(lab, "gw3", "status")["tunnel_mtu"] == 1460, "it has sent nothing that way"
+            move(lab, "narrow", "gw3")
+            near.call("exchange", connection=1, amount=8 << 20, deadline_s=20)
+            wait_for(lambda: told_mtu(lab, "narrow") == 1460, "a Router Advertisement of gw3")
+            move(lab, "narrow", "gw1")
+            near.call("exchange", connection=1, amount=8 << 20, deadline_s=20)
+            wait_for(lambda: told_mtu(lab, "narrow") == 1360, "a Router Advertisement of gw1")
+        finally:
+            set_core_link(lab, "gw2", 1500)
+        wait_for(lambda: show(lab, "gw2", "status")["tunnel_mtu"] == 1460, "gw2's link is wide again", 45)

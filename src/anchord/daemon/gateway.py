@@ -16,14 +16,14 @@ from anchord.daemon.config import NodeConfig
 from anchord.daemon.control import ControlError, ControlServer
 from anchord.daemon.directory_client import DirectoryClient
 from anchord.daemon.directory_wire import DIGEST_DIGITS
-from anchord.daemon.kernelside import on_loop, sweep
+from anchord.daemon.kernelside import on_loop, sweep, tunnel_status
 from anchord.daemon.settings import gateway_settings, plane_settings
 from anchord.daemon.shell import Shell, instant, log, status
 from anchord.daemon.transport import Transport, TransportError
 from anchord.kernel.errors import KernelError
 from anchord.kernel.forwarding import Forwarding
 from anchord.protocol.gateway import Gateway
-from anchord.protocol.inputs import HostSeen, Input, Installed, SegmentClear, SegmentConflict, UseTold
+from anchord.protocol.inputs import HostSeen, Input, Installed, MtuChanged, SegmentClear, SegmentConflict, UseTold
 from anchord.protocol.outputs import (
     Advertise,
     AskUse,
@@ -77,8 +77,9 @@ class GatewayDaemon:
         control = self._control = ControlServer(self._config.socket, self._show)
         await control.start()
         self._shell = Shell(self._gateway, self._transport, self._store, control, self._perform)
-        self._forwarding.start()
+        self._forwarding.start(partial(loop.call_soon_threadsafe, self._tell_mtus))
         try:
+            self._tell_mtus()
             self._shell.perform(self._gateway.restore(self._store.load(), instant()))
             await sweep(self._forwarding)
             for access in self._access.values():
@@ -167,6 +168,9 @@ class GatewayDaemon:
 
     # Inputs
 
+    def _tell_mtus(self) -> None:
+        self._shell.feed([MtuChanged(name, self._forwarding.host_mtu(name)) for name in self._access])
+
     def _frames(self, access: AccessInterface) -> None:
         events: list[Input] = []
         for seen in access.drain():
@@ -238,6 +242,7 @@ class GatewayDaemon:
                 "segment_conflicts": self._gateway.conflicts(),
                 "counters": dict(self._gateway.counters.local),
                 "directory": None if self._directory is None else self._directory.status(),
+                **tunnel_status(self._forwarding),
                 "kernel": self._forwarding.counters(),
             }
         return views.of_gateway(self._gateway, what, mn, self._config.domain.peers, instant())

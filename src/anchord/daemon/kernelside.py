@@ -28,3 +28,8 @@ async def sweep(forwarding: Forwarding) -> None:
     error = await swept
     if error is not None:
         logs.say(log, logging.ERROR, "sweep-failed", error=error)
+
+
+def tunnel_status(forwarding: Forwarding) -> dict[str, object]:
+    """What fits into tunnels, and the peers to which not even what every host may send does."""
+    return {"tunnel_mtu": forwarding.tunnel_mtu, "too_narrow": [str(peer) for peer in forwarding.too_narrow]}

@@ -9,7 +9,7 @@ from functools import partial
 from anchord.daemon import logs, views
 from anchord.daemon.config import NodeConfig
 from anchord.daemon.control import ControlError, ControlServer
-from anchord.daemon.kernelside import on_loop, sweep
+from anchord.daemon.kernelside import on_loop, sweep, tunnel_status
 from anchord.daemon.settings import lma_peers, lma_settings, plane_settings
 from anchord.daemon.shell import Shell, instant, log, revoke_named, status
 from anchord.daemon.transport import Transport, TransportError
@@ -45,6 +45,7 @@ async def _run(config: NodeConfig) -> int:
                 **status(config.node, "lma", ready, config.domain.digest),
                 "send_failures": transport.send_failures,
                 "counters": dict(lma.counters.local),
+                **tunnel_status(forwarding),
                 "kernel": forwarding.counters(),
             }
         return views.of_lma(lma, what, mn, peers, instant())

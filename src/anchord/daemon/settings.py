@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address
-from pathlib import Path
 
 from anchord.daemon.config import DomainConfig, NodeConfig
 from anchord.kernel.forwarding import PlaneSettings
@@ -20,8 +19,6 @@ from anchord.protocol.settings import (
     Mode,
     Timing,
 )
-
-TUNNEL_BYTES = 40  # the outer IPv6 header (RFC 2473 section 7)
 
 
 def domain_settings(config: DomainConfig) -> DomainSettings:
@@ -94,7 +91,6 @@ def gateway_settings(config: NodeConfig) -> GatewaySettings:
     return GatewaySettings(
         me=domain.gateways[config.address],
         domain=domain,
-        mtu=core_mtu(config.core) - TUNNEL_BYTES,
         ignore=frozenset(config.ignore),
         listed=listed,
         neighbours=tuple(config.domain.gateways[name].address for name in config.neighbours),
@@ -123,7 +119,6 @@ def plane_settings(config: NodeConfig) -> PlaneSettings:
         access=config.access,
         core=config.core,
         peers=peers,
-        tunnel_mtu=core_mtu(config.core) - TUNNEL_BYTES,
         idle_s=config.domain.timers.idle_release_s,
         local_routing=domain.pmip.enable_mag_local_routing and config.role == "gateway",
     )
@@ -147,11 +142,6 @@ def lma_peers(config: NodeConfig) -> dict[IPv6Address, str]:
     """Whom an LMA hears and tunnels to, each with a name."""
     gateways = {gateway.address: name for name, gateway in config.domain.gateways.items()}
     return {address: str(address) for address in config.lma.mags} | gateways
-
-
-def core_mtu(interfaces: tuple[str, ...]) -> int:
-    """The smallest MTU (bytes) among the core interfaces. Raises OSError when one does not exist."""
-    return min(int(Path(f"/sys/class/net/{name}/mtu").read_text()) for name in interfaces)
 
 
 def _identifier(entry: str) -> bytes:

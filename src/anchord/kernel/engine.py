@@ -187,6 +187,12 @@ class Engine:
         self.unwanted.update(dict.fromkeys(strange))
         return errors
 
+    def resize(self, tunnel_mtu: int) -> list[str]:
+        """Have the internal links carry so many bytes; what went wrong."""
+        base = plan(self.settings, tunnel_mtu)
+        self._replace_wishes(BASE, base)
+        return [str(error) for _, error in self._send([(BASE, step) for step in additions(base, self.installed)])]
+
     def _taken(self, link: Link, host: str) -> bool:
         """Whether another host has a router of this MAC on this interface (a collision, or a host renamed)."""
         return self.owner.get(link.key, host) != host

@@ -11,13 +11,15 @@ thread, and so are declarations that come meanwhile. The worker's day, most urge
 3. what declarations left behind (``Engine.tidy``), after 5 ms without one;
 4. links made beforehand, one at a time, after 50 ms;
 5. the buried links, at a quiet moment: 3 s after the first burial and half a second after the last declaration;
-6. an audit by itself, 30 s after the last one.
+6. a look at what the paths to the peers carry, 10 s after the last one, or at once when a packet was too big;
+7. an audit by itself, 30 s after the last one.
 
 Nothing of this needs the process afterwards: when it is killed, packets go on, and the next ``start`` takes over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -32,14 +34,15 @@ from anchord.kernel import dump, firewall, host
 from anchord.kernel.engine import Engine
 from anchord.kernel.errors import KernelError
 from anchord.kernel.netlink import NetlinkError, NetlinkSocket
-from anchord.kernel.tables import PlaneSettings
+from anchord.kernel.paths import Paths
+from anchord.kernel.tables import ENCAPSULATION_OVERHEAD, MIN_MTU, PlaneSettings
 
 __all__ = ["Forwarding", "KernelError", "PlaneSettings", "flush"]
 
 log = logging.getLogger(__name__)
 flush = host.flush
 
-Done = Callable[[str | None], None]
+Done = Callable[[str | None], object]
 """Called with None or an error text, from whichever thread did the work. Must not block or declare anything."""
 
 _MERGE_AT_MOST = 16
@@ -50,6 +53,8 @@ _BURY_FOR_S = 3.0
 _QUIET_FOR_S = 0.5
 _BURIED_AT_MOST = 256
 """More buried links than this are deleted without waiting for a quiet moment."""
+_MEASURE_EVERY_S = 10.0
+"""Only what grows is noticed this late: what the kernel knew of a path has expired, or a route is another."""
 _AUDIT_EVERY_S = 30.0
 _AUDIT_SHARE = 100
 """An audit of a large gateway takes long; it is not begun before this many times its duration has passed."""
@@ -96,9 +101,14 @@ class Forwarding:
         self._thread: threading.Thread | None = None
         self._counter_socket: NetlinkSocket | None = None
         self._counter_lock = threading.Lock()
+        self._paths: Paths | None = None
+        self._links = host.LinkMtus(0, {})
         self._tunnel_mtu = 0
+        self._too_narrow: tuple[IPv6Address, ...] = ()
+        self._offer: tuple[int, ...] = ()
+        self._mtu_changed: Callable[[], object] = lambda: None
         self._raised: set[str] = set()
-        self._buried_at = self._declared_at = self._audited_at = 0.0
+        self._buried_at = self._declared_at = self._audited_at = self._measured_at = 0.0
         self._audit_pause_s = _AUDIT_EVERY_S
         self._aside: list[_Work] = []
         self._merged = 0
@@ -114,30 +124,47 @@ class Forwarding:
 
     @property
     def tunnel_mtu(self) -> int:
-        """Bytes an inner packet may have in a tunnel: what Router Advertisements should carry (RFC 5213 6.9.5)."""
+        """Bytes an inner packet may have in a tunnel, 1280 or more: the least path to a peer, less the outer header.
+
+        One value for all tunnels (RFC 5213 section 6.9.5): the links where packets are measured serve them all, and a
+        host that roams is told a value that holds at every anchor of its.
+        """
         return self._tunnel_mtu
 
-    def start(self) -> None:
+    @property
+    def too_narrow(self) -> tuple[IPv6Address, ...]:
+        """Peers whose path carries no packet of 1280 bytes in a tunnel: some of what hosts send there is lost."""
+        return self._too_narrow
+
+    def host_mtu(self, interface: str) -> int:
+        """What Router Advertisements on this access interface should carry (RFC 5213 sections 6.9.2 and 6.9.5)."""
+        return max(min(self._tunnel_mtu, self._links.access.get(interface, self._tunnel_mtu)), MIN_MTU)
+
+    def start(self, mtu_changed: Callable[[], object] = lambda: None) -> None:
         """Prepare the machine, take over what an earlier process left, and start the worker.
 
         Returns when forwarding is in order; hosts of an earlier process go on being served until ``sweep``.
-        Raises KernelError; a second call after ``stop`` is allowed.
+        ``mtu_changed`` is called from the worker thread, and must not block, when ``tunnel_mtu`` or ``host_mtu`` is no
+        longer what it was. Raises KernelError; a second call after ``stop`` is allowed.
         """
-        sock = NetlinkSocket()
-        try:
-            self._raised = set(firewall.raised_promiscuous())
-            self._tunnel_mtu = host.prepare(self.settings, sock, self._raised)
-            for name in host.unnamed(self.settings, sock):
-                log.warning("interface=%s is neither access nor core: its packets are unbound hosts' for us", name)
-            self._engine = Engine(self.settings, sock)
-            self._engine.take_over(self._tunnel_mtu)
-            self._counter_socket = firewall.open_counters()
-        except NetlinkError as error:
-            sock.close()
-            raise host.explained(error) from error
-        except KernelError:
-            sock.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            sock = undo.enter_context(NetlinkSocket())
+            try:
+                self._raised = set(firewall.raised_promiscuous())
+                self._links = host.prepare(self.settings, sock, self._raised)
+                for name in host.unnamed(self.settings, sock):
+                    log.warning("interface=%s is neither access nor core: its packets are unbound hosts' for us", name)
+                self._paths = self._open_paths()
+                undo.callback(self._paths.close)
+                self._measured_at = time.monotonic()
+                self._offer = self._fit_tunnels()
+                self._engine = Engine(self.settings, sock)
+                self._engine.take_over(self._tunnel_mtu)
+                self._counter_socket = firewall.open_counters()
+            except NetlinkError as error:
+                raise host.explained(error) from error
+            undo.pop_all()
+        self._mtu_changed = mtu_changed
         self._audited_at = time.monotonic()
         self._buried_at = self._audited_at if self._engine.buried else 0.0
         self._thread = threading.Thread(target=self._work, name="anchord-kernel", daemon=True)
@@ -149,6 +176,8 @@ class Forwarding:
         if thread is not None:
             self._queue.put(_Stop())
             thread.join(_STOP_WITHIN_S)
+        if self._paths is not None:
+            self._paths.close()
         with self._counter_lock:
             if self._counter_socket is not None:
                 self._counter_socket.close()
@@ -297,6 +326,7 @@ class Forwarding:
         if self._buried_at:
             quiet = max(self._buried_at + _BURY_FOR_S, self._declared_at + _QUIET_FOR_S)
             chores.append((quiet, self._delete_buried))
+        chores.append((self._measured_at + _MEASURE_EVERY_S, self._measure_unasked))
         chores.append((self._audited_at + self._audit_pause_s, self._audit_unasked))
         return chores
 
@@ -337,7 +367,8 @@ class Forwarding:
             chore(engine)
         except Exception:
             log.exception("a chore failed")
-            self._declared_at = self._audited_at = time.monotonic() + _PAUSE_AFTER_FAILURE_S
+            again_at = time.monotonic() + _PAUSE_AFTER_FAILURE_S
+            self._declared_at = self._audited_at = self._measured_at = again_at
 
     def _tidy(self, engine: Engine) -> None:
         engine.tidy()
@@ -359,9 +390,10 @@ class Forwarding:
         began = time.monotonic()
         errors: list[str] = []
         try:
-            self._tunnel_mtu = host.prepare(self.settings, engine.socket, self._raised)
+            self._links = host.prepare(self.settings, engine.socket, self._raised)
         except KernelError as error:  # an interface is gone, perhaps: what is on the others is looked after
             errors.append(str(error))
+        errors += self._measure(engine)
         before = engine.totals.repairs
         try:
             errors += engine.audit(self._tunnel_mtu, urgent)
@@ -375,6 +407,57 @@ class Forwarding:
         self._audited_at = time.monotonic()
         self._audit_pause_s = max(_AUDIT_EVERY_S, _AUDIT_SHARE * (self._audited_at - began))
         return "; ".join(errors) or None
+
+    # What fits into tunnels.
+
+    def _open_paths(self) -> Paths:
+        try:
+            return Paths(self.settings.address, self._path_told)
+        except OSError as error:
+            where = f"raw socket on {self.settings.address}: {error.strerror}"
+            mend = "run as root or with CAP_NET_ADMIN and CAP_NET_RAW"
+            raise KernelError("what the paths to other gateways carry cannot be learnt", where, mend) from error
+
+    def _path_told(self) -> None:
+        """From the thread that watches: a packet was too big for its path."""
+        self._measured_at = -_MEASURE_EVERY_S
+        self._queue.put(_LookAround())
+
+    def _measure_unasked(self, engine: Engine) -> None:
+        for error in self._measure(engine):
+            log.warning("internal links could not be given their MTU error=%r", error)
+
+    def _measure(self, engine: Engine) -> list[str]:
+        """Look what links and paths carry; the internal links first and then the hosts are told of a change."""
+        self._measured_at = time.monotonic()
+        offer = self._fit_tunnels()
+        if offer == self._offer:
+            return []
+        self._offer = offer
+        errors = engine.resize(self._tunnel_mtu)
+        log.info("packets in tunnels may have bytes=%d", self._tunnel_mtu)
+        _answer(lambda _: self._mtu_changed(), None)
+        return errors
+
+    def _fit_tunnels(self) -> tuple[int, ...]:
+        """Make up the MTUs that we offer from those of links and paths."""
+        assert self._paths is not None
+        mtus = self._paths.mtus(self.settings.peers)
+        least = min([self._links.core, *mtus.values()])
+        # RFC 8200 section 5: hosts may send 1280 bytes whatever we say, so a narrower path loses some of it.
+        self._tunnel_mtu = max(least - ENCAPSULATION_OVERHEAD, MIN_MTU)
+        too_narrow = tuple(peer for peer, mtu in mtus.items() if mtu - ENCAPSULATION_OVERHEAD < MIN_MTU)
+        for peer in set(too_narrow).difference(self._too_narrow):
+            log.error(
+                "the path is too narrow for tunnels: hosts' packets of %d bytes and more are lost on it, "
+                "widen it to %d or more peer=%s mtu=%d",
+                mtus[peer] - ENCAPSULATION_OVERHEAD + 1,
+                MIN_MTU + ENCAPSULATION_OVERHEAD,
+                peer,
+                mtus[peer],
+            )
+        self._too_narrow = too_narrow
+        return self._tunnel_mtu, *map(self.host_mtu, self.settings.access)
 
 
 def _answer(done: Done, error: str | None) -> None:

@@ -11,6 +11,7 @@ import errno
 import logging
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import NamedTuple
 
 from anchord.kernel import dump, firewall
 from anchord.kernel.errors import KernelError
@@ -33,8 +34,15 @@ log = logging.getLogger(__name__)
 _CONF = Path("/proc/sys/net/ipv6/conf")  # shows the network namespace of the thread that opens it
 
 
-def prepare(settings: PlaneSettings, sock: NetlinkSocket, raised: set[str]) -> int:
-    """Make the machine a router whose access interfaces hear every frame; the tunnel MTU in bytes.
+class LinkMtus(NamedTuple):
+    """What links carry, in bytes: the narrowest of the core, and each access interface by name."""
+
+    core: int
+    access: dict[str, int]
+
+
+def prepare(settings: PlaneSettings, sock: NetlinkSocket, raised: set[str]) -> LinkMtus:
+    """Make the machine a router whose access interfaces hear every frame; what its links carry.
 
     Idempotent: what is as it should be is not touched, and then it takes a millisecond. ``raised`` are the interfaces
     that were made promiscuous by us; those made so now are added. Raises KernelError.
@@ -48,15 +56,13 @@ def prepare(settings: PlaneSettings, sock: NetlinkSocket, raised: set[str]) -> i
         if tunnel_source() != settings.address:
             set_tunnel_source(settings.address)
         firewall.load(settings, raised, newly)
-        return _tunnel_mtu(settings, known)
+        return _link_mtus(settings, known)
     except NetlinkError as error:
         raise explained(error) from error
 
 
-def _tunnel_mtu(settings: PlaneSettings, known: dict[str, dump.Interface]) -> int:
-    """Bytes an inner packet may have. Raises KernelError when that is below the least IPv6 allows."""
-    if settings.tunnel_mtu is not None:
-        return settings.tunnel_mtu
+def _link_mtus(settings: PlaneSettings, known: dict[str, dump.Interface]) -> LinkMtus:
+    """Raises KernelError when what the core leaves to an inner packet is below the least IPv6 allows."""
     narrowest = min((known[name] for name in settings.core), key=lambda each: each.mtu)
     if narrowest.mtu - ENCAPSULATION_OVERHEAD < MIN_MTU:
         raise KernelError(
@@ -64,7 +70,7 @@ def _tunnel_mtu(settings: PlaneSettings, known: dict[str, dump.Interface]) -> in
             f"MTU {narrowest.mtu}, tunnels take {ENCAPSULATION_OVERHEAD} bytes and IPv6 needs {MIN_MTU}",
             f"set its MTU to {MIN_MTU + ENCAPSULATION_OVERHEAD} or more; 1540 carries full-size packets",
         )
-    return narrowest.mtu - ENCAPSULATION_OVERHEAD
+    return LinkMtus(narrowest.mtu, {name: known[name].mtu for name in settings.access})
 
 
 def explained(error: NetlinkError) -> KernelError:

@@ -115,8 +115,8 @@ class PlaneSettings:
     ``pools``: the prefixes this gateway anchors, each shorter than /64 and disjoint.
     ``access``: interfaces that hosts are on; none on a machine that only stands between gateways. ``core``: all others
     that packets may be forwarded from (uplinks, wired networks, local networks); anything else counts as the hosts'
-    side. ``peers``: addresses of the other gateways; tunnelled packets from anyone else are dropped.
-    ``tunnel_mtu``: bytes of an inner packet; None = least MTU of ``core`` less 40.
+    side. ``peers``: addresses of the other gateways; tunnelled packets from anyone else are
+    dropped, and the narrowest path to one of them decides what fits into a tunnel.
     ``idle_s``: seconds for which a prefix counts as active after a packet, 1 or more.
     ``local_routing``: packets between two imported prefixes that are both here need not go to the anchor
     (EnableMAGLocalRouting, RFC 5213 section 6.10.3).
@@ -127,7 +127,6 @@ class PlaneSettings:
     access: tuple[str, ...]
     core: tuple[str, ...]
     peers: tuple[IPv6Address, ...] = ()
-    tunnel_mtu: int | None = None
     idle_s: int = 300
     local_routing: bool = False
 
@@ -139,8 +138,6 @@ class PlaneSettings:
             raise ValueError("at least one core interface is needed")
         if both := sorted(set(self.access) & set(self.core)):
             raise ValueError(f"interface {both[0]} cannot be both access and core")
-        if self.tunnel_mtu is not None and self.tunnel_mtu < MIN_MTU:
-            raise ValueError(f"tunnel_mtu {self.tunnel_mtu}: must be {MIN_MTU} or more (RFC 8200 section 5)")
         if self.idle_s < 1:
             raise ValueError(f"idle_s {self.idle_s}: must be 1 or more")
 

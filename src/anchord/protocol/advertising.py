@@ -122,7 +122,8 @@ class Advertising:
         if router is None or session.interface is None:
             return
         every_s = self._core.settings.domain.lifetimes.advertise_every_s
-        mtu = self._core.settings.mtu  # one value on all DLIFs of a host: the last one it hears counts
+        # RFC 5213 sections 6.9.2 (3) and 6.9.5. One value on all DLIFs of a host: the last one it hears counts.
+        mtu = self._core.mtus.get(session.interface, self._core.settings.mtu)
         self._core.emit(
             Advertise(
                 interface=session.interface,

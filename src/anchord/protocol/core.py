@@ -52,6 +52,7 @@ class GatewayCore(Outbox):
         self.pool = PrefixPool(settings.me.pools)
         self.exchanges = Exchanges(domain.timing, domain.limits, self.counters)
         self.timers: Timers[tuple[str, str]] = Timers()
+        self.mtus: dict[str, int] = {}  # access interface -> what is advertised there
         self.conflicts: dict[str, str] = {}  # access interface -> who else is on that segment
         self._ticket = 0
         self._continuations: dict[int, Continuation] = {}

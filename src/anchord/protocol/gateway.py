@@ -25,6 +25,7 @@ from anchord.protocol.inputs import (
     Installed,
     MessageDropped,
     MessageReceived,
+    MtuChanged,
     SegmentClear,
     SegmentConflict,
     UseTold,
@@ -45,6 +46,9 @@ from anchord.wire.messages import (
     UpdateNotification,
 )
 
+# A changed MTU is news to all hosts here, and urgent for none: packets that are too big are answered meanwhile.
+TOLD_MTU_PER_S = 200.0
+
 
 class Gateway:
     """The protocol of one gateway. Not thread-safe; never blocks; never raises on anything that arrives."""
@@ -60,6 +64,7 @@ class Gateway:
         self._life = PeerLife(self._core, domain.timing, domain.limits, self._is_bound, self._lost_state)
         # A CMD that lost its store hears of all hosts from all gateways at once: each takes its share.
         self._again = Again(domain.limits.updates_per_s / len(domain.gateways), self._register_again)
+        self._new_mtu: Again[str] = Again(TOLD_MTU_PER_S, self._advertise_mtu)
         self._timer_actions = self._on_timer()
 
     @property
@@ -83,7 +88,8 @@ class Gateway:
     # Life
 
     def restore(self, journal: dict[str, dict[str, dict[str, Any]]], now: Instant) -> list[Output]:
-        """Take over what an earlier process had persisted: ``{table: {key: value}}``. Call once, first.
+        """Take over what an earlier process had persisted: ``{table: {key: value}}``. Call once, before any input but
+        ``MtuChanged``.
 
         Everything that was true is declared again, so that the forwarding layer can tell it from leftovers.
         """
@@ -141,6 +147,8 @@ class Gateway:
             self._message(event, now)
         elif isinstance(event, Installed):
             self._installed(event, now)
+        elif isinstance(event, MtuChanged):
+            self._mtu_changed(event, now)
         elif isinstance(event, UseTold):
             self._releasing.use_told(event.session, event.used, now)
         elif isinstance(event, DirectoryAnswered):
@@ -161,7 +169,7 @@ class Gateway:
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        clocks = (self._core.timers, self._core.exchanges, self._life, self._again)
+        clocks = (self._core.timers, self._core.exchanges, self._life, self._again, self._new_mtu)
         times = [t for clock in clocks if (t := clock.next_s()) is not None]
         return min(times) if times else None
 
@@ -183,6 +191,7 @@ class Gateway:
             self._timer_actions[kind](key, now)
         self._life.due(now)
         self._again.due(now)
+        self._new_mtu.due(now)
         return self._core.take_outputs()
 
     def _on_timer(self) -> dict[str, Callable[[str, Instant], None]]:
@@ -233,6 +242,24 @@ class Gateway:
             self._anchoring.installed(session, then, event.error)
         elif newest and session is not None:
             self._serving.installed(session, event.error, now)
+
+    def _mtu_changed(self, event: MtuChanged, now: Instant) -> None:
+        """Hosts on the interface are told of it, a little at a time."""
+        core = self._core
+        if core.mtus.get(event.interface, core.settings.mtu) == event.mtu:
+            return
+        core.mtus[event.interface] = event.mtu
+        core.report("mtu-changed", interface=event.interface, mtu=event.mtu)
+        told = [key for key, session in core.sessions.items() if session.interface == event.interface]
+        if told:
+            self._new_mtu.start(event.interface, told, now)
+
+    def _advertise_mtu(self, interface: str, key: str, now: Instant) -> bool:
+        session = self._core.sessions.get(key)
+        if session is None or session.phase is not Phase.SERVING or session.interface != interface:
+            return False
+        self._serving.advertise(session, now)
+        return True
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
         message = self._core.admit(event, now)

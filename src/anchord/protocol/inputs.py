@@ -71,6 +71,14 @@ class Installed:
 
 
 @dataclass(frozen=True, slots=True)
+class MtuChanged:
+    """What hosts on an access interface are to be told from now on (bytes): what fits onto it and into any tunnel."""
+
+    interface: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
 class UseTold:
     """Whether a packet of what was asked about used a tunnel within ``idle_release_s``, in either direction."""
 
@@ -99,6 +107,7 @@ Input = (
     | SegmentConflict
     | SegmentClear
     | Installed
+    | MtuChanged
     | UseTold
     | DirectoryAnswered
 )

@@ -11,10 +11,10 @@ A node uses it like this: ``restore`` once, ``heard`` for each admitted message,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from anchord.protocol.outbox import Admitted, Outbox
 from anchord.protocol.outputs import Persist, Send
@@ -192,23 +192,27 @@ class PeerLife:
             self._lost_state(address, now)
 
 
-class Again:
-    """What a peer that lost its sessions is told again, a little at a time: handovers go on meanwhile.
+Cause = TypeVar("Cause", bound=Hashable)
 
-    ``tell(peer, session, now)`` does it for one session and returns whether there was anything to tell.
+
+class Again(Generic[Cause]):
+    """What is to be told of many sessions, a little at a time: handovers go on meanwhile.
+
+    ``cause`` is why: a peer that has lost them, or an interface where something is different now.
+    ``tell(cause, session, now)`` does it for one session and returns whether there was anything to tell.
     """
 
-    def __init__(self, per_s: float, tell: Callable[[IPv6Address, str, Instant], bool]) -> None:
-        """``per_s``: how many sessions are told in a second, of all peers together."""
+    def __init__(self, per_s: float, tell: Callable[[Cause, str, Instant], bool]) -> None:
+        """``per_s``: how many sessions are told in a second, for all causes together."""
         self._portion = max(1, int(per_s * TELL_EVERY_S))
         self._every_s = max(TELL_EVERY_S, 1.0 / per_s)
         self._tell = tell
-        self._left: dict[IPv6Address, deque[str]] = {}
+        self._left: dict[Cause, deque[str]] = {}
         self._at_s: float | None = None
 
-    def start(self, peer: IPv6Address, sessions: Iterable[str], now: Instant) -> None:
-        """From the beginning, if ``peer`` was being told already."""
-        self._left[peer] = deque(sessions)
+    def start(self, cause: Cause, sessions: Iterable[str], now: Instant) -> None:
+        """From the beginning, if this was being told already."""
+        self._left[cause] = deque(sessions)
         self._at_s = now.monotonic_s
 
     def next_s(self) -> float | None:
@@ -221,11 +225,11 @@ class Again:
             return
         told = looked = 0
         while self._left and told < self._portion and looked < LOOK_AT:
-            peer = next(iter(self._left))
-            sessions = self._left[peer]
+            cause = next(iter(self._left))
+            sessions = self._left[cause]
             if sessions:
                 looked += 1
-                told += self._tell(peer, sessions.popleft(), now)
+                told += self._tell(cause, sessions.popleft(), now)
             if not sessions:
-                del self._left[peer]
+                del self._left[cause]
         self._at_s = now.monotonic_s + self._every_s if self._left else None

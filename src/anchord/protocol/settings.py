@@ -174,7 +174,7 @@ class GatewaySettings:
 
     me: GatewayInfo
     domain: DomainSettings
-    mtu: int = 1460  # advertised on every DLIF: what fits through a tunnel on this core
+    mtu: int = 1460  # advertised until ``MtuChanged``: what fits through a tunnel over links of 1500 bytes
     access_technology: int = 3  # RFC 5213 section 8.5: IEEE 802.3
     ignore: frozenset[bytes] = frozenset()  # MAC addresses never taken for a host
     listed: frozenset[bytes] | None = None  # None: any host may attach
