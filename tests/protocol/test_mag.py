@@ -192,6 +192,23 @@ def test_row_106_a_refresh_names_prefix_and_link_local_address_with_handoff_5() 
     assert entry.router is not None and refresh.first(LinkLocalAddress) == LinkLocalAddress(entry.router.address)
 
 
+@pytest.mark.parametrize("mac", [MAC, OTHER], ids=["of the LMA", "of the CMD"])
+def test_row_140_what_is_granted_counts_from_the_question(mac: bytes) -> None:
+    domain = Plain()
+    domain.host_at(1, mac, settle=False)
+    domain.install()
+    asked_s = domain.now.wall_s
+    domain.deliver()
+    domain.install() if mac == MAC else None  # the LMA's answer waits for its kernel
+    domain.pass_time(0.2)
+    sender, answer = domain.wire.pop()
+    assert isinstance(answer.message, BindingAcknowledgement)
+    domain.wire.append((sender, replace(answer, message=replace(answer.message, lifetime_s=100))))
+    domain.settle()
+    (session,) = domain.gw[1].sessions.values()
+    assert session.registered and abs(session.expires_wall_s - (asked_s + 100)) < 0.01
+
+
 def test_row_128_an_lma_may_have_its_binding_refreshed_sooner() -> None:
     domain = Plain()
     domain.alter(lambda ack: replace(ack, options=(*ack.options, BindingRefreshAdvice(20))))

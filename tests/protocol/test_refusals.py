@@ -12,6 +12,7 @@ from test_roaming import MAC, OTHER, acks, roles, updates
 from anchord.declared import LogicalRouter, Role
 from anchord.protocol.central import Central
 from anchord.protocol.exchange import ticks_of
+from anchord.protocol.gateway import Gateway
 from anchord.protocol.inputs import MessageDropped, MessageReceived
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import CentralSettings
@@ -132,6 +133,28 @@ def test_a_refused_host_is_not_tried_again_with_every_frame() -> None:
     domain.pass_time(31.0)
     domain.host_at(1, MAC)
     assert len(updates(domain, domain.address(1), CENTRAL)) == 2
+
+
+def test_row_119_a_gateway_serves_who_is_listed_there_and_counts_the_others() -> None:
+    domain = Domain()
+    gateway = Gateway(replace(domain.gw[1].settings, listed=frozenset({OTHER})))
+    domain.gw[1] = domain.nodes[domain.address(1)] = gateway
+    domain.host_at(1, MAC)
+    assert not gateway.sessions and not domain.sent and gateway.counters.local == {"frame.not-listed": 1}
+    domain.host_at(1, OTHER)
+    assert len(gateway.sessions) == 1 and domain.shown
+
+
+def test_row_94_a_clock_that_steps_back_sends_no_older_timestamp() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.skew[domain.address(1)] = -0.2
+    domain.host_at(1, MAC, solicited=True)
+    domain.pass_time(0.15)
+    domain.host_at(1, MAC, reassociated=True, solicited=True)
+    first, second = (update.first(Timestamp) for update in updates(domain, domain.address(1), CENTRAL))
+    assert first is not None and second is not None and second.ticks > first.ticks
+    assert [ack.status for ack in acks(domain, CENTRAL, domain.address(1))] == [0, 0]
 
 
 def test_row_59_100_a_host_that_is_denied_gets_152_and_is_not_asked_about_again() -> None:
