@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from anchord.daemon.config import ConfigError, DomainConfig, NodeConfig, Table, load_domain, load_node
 from anchord.daemon.configfile import known_keys, validate
-from anchord.daemon.settings import domain_settings, lma_peers, lma_settings
+from anchord.daemon.settings import central_settings, domain_settings, lma_peers, lma_settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples/config"
 
@@ -282,6 +282,10 @@ def test_a_fallback_just_long_enough_is_taken(files: Path) -> None:
             "expected an interface name of 1 to 15 characters",
         ),
         ("02-00-00-00-00-0A", "02:00", "ignore[0]: is '02:00', expected a MAC address such as '02:00:00:00:00:01'"),
+        (
+            "ignore", "denied",
+            "denied: has an effect at an LMA or the central database only, expected none",
+        ),
         ("ignore", "listed", "listed: has no effect with hosts = 'any', expected hosts = 'listed' as well"),
         (
             "ignore", f"run = '/{100 * 'x'}'\nignore",
@@ -389,6 +393,13 @@ mags = ["2001:db8:e9::1"]
 hosts = ["02:00:00:00:00:01", "any"]
 lma = "home"
 """
+
+
+def test_row_59_a_central_database_can_deny_hosts(tmp_path: Path) -> None:
+    (tmp_path / "domain.toml").write_text(DOMAIN)
+    path = tmp_path / "cmd.toml"
+    path.write_text('node = "central"\ndomain = "domain.toml"\ndenied = ["02:00:00:00:00:01", "mn@x"]\n')
+    assert central_settings(load_node(path)).denied == {bytes.fromhex("020000000001"), b"mn@x"}
 
 
 def test_an_lma_is_a_node_with_core_interfaces_and_peers_of_its_own(tmp_path: Path) -> None:

@@ -197,6 +197,36 @@ def test_row_133_only_a_peer_is_told_of_an_unknown_type(lab: Domain, node: str) 
 
 
 @pytest.mark.parametrize("node", ["gw1", "cmd"])
+@pytest.mark.parametrize(("kind", "field"), [("another payload", 0), ("an update that ends", 1)])
+def test_rows_131_and_132_a_peer_is_told_which_field_is_wrong_and_a_stranger_is_not(
+    lab: Domain, node: str, kind: str, field: int
+) -> None:
+    address = GW1 if node == "gw1" else CMD
+
+    def told(sender: str) -> bytes | None:
+        """Send it; the Parameter Problem, if there is one soon."""
+        with closing(raw(lab, sender)) as mobility, closing(raw(lab, sender, socket.IPPROTO_ICMPV6)) as icmp:
+            icmp.settimeout(0.2)
+            mobility.sendto(MALFORMED[kind], (address, 0))
+            with suppress(TimeoutError):
+                while True:  # neighbour discovery comes to this socket as well
+                    data, source = icmp.recvfrom(2048)
+                    if source[0] == address and data[0] == 4:
+                        return data
+        return None
+
+    problem = wait_for(lambda: told("gw2"), "a Parameter Problem, one a second")
+    code, pointer = problem[1], int.from_bytes(problem[4:8], "big")
+    quoted = problem[8:]
+    assert (code, pointer, quoted[6]) == (0, 40 + field, MOBILITY)
+    assert quoted[8:40] == IPv6Address(GW2).packed + IPv6Address(address).packed
+    # The kernel of the sender has filled in the checksum of what comes back.
+    assert quoted[40:44] == MALFORMED[kind][:4] and quoted[46:] == MALFORMED[kind][6:]
+    assert told("gw2") is None  # not again within a second
+    assert told("cn1") is None
+
+
+@pytest.mark.parametrize("node", ["gw1", "cmd"])
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_malformed_messages_of_a_peer_are_counted_by_cause(lab: Domain, node: str, kind: str) -> None:
     before = peer(lab, node, "gw2")

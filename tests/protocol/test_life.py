@@ -8,13 +8,15 @@ from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 from domain import CENTRAL, Domain, domain_settings
+from test_refusals import ask, registration
 from test_roaming import MAC, OTHER, acks, entries, roles, updates
 
 from anchord.declared import Role
 from anchord.protocol.central import Central
 from anchord.protocol.inputs import SegmentClear, SegmentConflict
 from anchord.protocol.settings import CentralSettings, Limits
-from anchord.wire.options import Handoff, HandoffIndicator, HomeNetworkPrefix, Timestamp
+from anchord.wire.messages import BindingAcknowledgement
+from anchord.wire.options import BindingRefreshAdvice, Handoff, HandoffIndicator, HomeNetworkPrefix, Timestamp
 
 HOST = IPv6Address("fe80::1234")
 
@@ -222,6 +224,39 @@ def test_silent_cmd_a_host_that_is_gone_ends_all_the_same() -> None:
     domain.lose = lambda sender, send: CENTRAL in (sender, send.destination)
     domain.pass_time(1300.0)
     assert not domain.gw[1].sessions
+
+
+@pytest.mark.parametrize(("advice_s", "refreshed_after_s"), [(20, 20), (400, 300), (600, 300), (0, 300), (None, 300)])
+def test_row_128_a_refresh_comes_when_the_cmd_advises_it_if_that_is_sooner(
+    advice_s: int | None, refreshed_after_s: int
+) -> None:
+    domain = Domain()
+    domain.host_at(1, MAC, settle=False)
+    domain.install()
+    domain.deliver()
+    sender, answer = domain.wire.pop()
+    ack = answer.message
+    assert isinstance(ack, BindingAcknowledgement)
+    if advice_s is not None:
+        ack = replace(ack, options=(*ack.options, BindingRefreshAdvice(advice_s)))
+    domain.wire.append((sender, replace(answer, message=ack)))
+    domain.settle()
+    domain.pass_time(refreshed_after_s - 1)
+    domain.host_at(1, MAC, solicited=True)
+    assert len(updates(domain, domain.address(1), CENTRAL)) == 1
+    domain.pass_time(2)
+    assert len(updates(domain, domain.address(1), CENTRAL)) == 2
+
+
+def test_row_138_a_registration_lasts_no_longer_than_asked_and_no_longer_than_ours() -> None:
+    for asked_s, granted_s in ((100, 100), (10_000, 600)):
+        domain = Domain()
+        (ack,) = ask(domain, registration(domain, lifetime_s=asked_s))
+        assert (ack.status, ack.lifetime_s) == (0, granted_s)
+        domain.pass_time(granted_s - 1)
+        assert not next(iter(domain.central.bindings.values())).ending
+        domain.pass_time(12)  # and MinDelayBeforeBCEDelete
+        assert not domain.central.bindings
 
 
 def test_row_103_a_refusal_that_comes_after_the_fallback_ends_what_was_begun() -> None:

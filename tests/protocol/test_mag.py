@@ -29,6 +29,7 @@ from anchord.wire.neighbor import Preference
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
     AccessTechnologyType,
+    BindingRefreshAdvice,
     Handoff,
     HandoffIndicator,
     HomeNetworkPrefix,
@@ -189,6 +190,31 @@ def test_row_106_a_refresh_names_prefix_and_link_local_address_with_handoff_5() 
     assert refresh.first(HomeNetworkPrefix) == HomeNetworkPrefix(home(domain))
     (entry,) = entries(domain, 1)
     assert entry.router is not None and refresh.first(LinkLocalAddress) == LinkLocalAddress(entry.router.address)
+
+
+@pytest.mark.parametrize("mac", [MAC, OTHER], ids=["of the LMA", "of the CMD"])
+def test_row_140_what_is_granted_counts_from_the_question(mac: bytes) -> None:
+    domain = Plain()
+    domain.host_at(1, mac, settle=False)
+    domain.install()
+    asked_s = domain.now.wall_s
+    domain.deliver()
+    domain.install() if mac == MAC else None  # the LMA's answer waits for its kernel
+    domain.pass_time(0.2)
+    sender, answer = domain.wire.pop()
+    assert isinstance(answer.message, BindingAcknowledgement)
+    domain.wire.append((sender, replace(answer, message=replace(answer.message, lifetime_s=100))))
+    domain.settle()
+    (session,) = domain.gw[1].sessions.values()
+    assert session.registered and abs(session.expires_wall_s - (asked_s + 100)) < 0.01
+
+
+def test_row_128_an_lma_may_have_its_binding_refreshed_sooner() -> None:
+    domain = Plain()
+    domain.alter(lambda ack: replace(ack, options=(*ack.options, BindingRefreshAdvice(20))))
+    domain.host_at(1, MAC)
+    domain.pass_time(30.0)
+    assert len(asked(domain, 1)) == 2
 
 
 def test_row_107_118_a_silent_host_ends_by_lifetime_and_is_deregistered() -> None:

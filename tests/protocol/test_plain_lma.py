@@ -412,6 +412,20 @@ def test_row_138_lifetime_is_no_longer_than_asked_and_no_longer_than_ours() -> N
     assert lma.ask(mn=b"mn2@example", lifetime_s=10_000).lifetime_s == 600
 
 
+def test_row_138_no_binding_outlives_the_pool_that_its_prefix_is_of() -> None:
+    lma = PlainLma()
+    (gone,) = prefixes(lma.ask())
+    new_pool = IPv6Network("2001:db8:ab::/48")
+    lma.settings = replace(lma.settings, me=replace(lma.settings.me, pools=(new_pool,)))
+    lma.restart()
+    assert not lma.lma.plain_bindings and forwarded(lma) == {}
+    assert [report.event for report in lma.reports][-1] == "journal-refused" and not lma.store["plain"]
+    refresh = {"HomeNetworkPrefix": HomeNetworkPrefix(gone), "HandoffIndicator": UNCHANGED}
+    assert lma.ask(**refresh).status == Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX
+    (given,) = prefixes(lma.ask())
+    assert given.subnet_of(new_pool)
+
+
 def test_an_alternate_care_of_address_is_the_end_of_the_tunnel_and_the_sender_is_answered() -> None:
     lma = PlainLma()
     (prefix,) = prefixes(lma.ask(MAG1, AlternateCareOfAddress=AlternateCareOfAddress(MAG2)))

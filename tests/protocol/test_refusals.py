@@ -12,6 +12,7 @@ from test_roaming import MAC, OTHER, acks, roles, updates
 from anchord.declared import LogicalRouter, Role
 from anchord.protocol.central import Central
 from anchord.protocol.exchange import ticks_of
+from anchord.protocol.gateway import Gateway
 from anchord.protocol.inputs import MessageDropped, MessageReceived
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import CentralSettings
@@ -132,6 +133,55 @@ def test_a_refused_host_is_not_tried_again_with_every_frame() -> None:
     domain.pass_time(31.0)
     domain.host_at(1, MAC)
     assert len(updates(domain, domain.address(1), CENTRAL)) == 2
+
+
+def test_row_119_a_gateway_serves_who_is_listed_there_and_counts_the_others() -> None:
+    domain = Domain()
+    gateway = Gateway(replace(domain.gw[1].settings, listed=frozenset({OTHER})))
+    domain.gw[1] = domain.nodes[domain.address(1)] = gateway
+    domain.host_at(1, MAC)
+    assert not gateway.sessions and not domain.sent and gateway.counters.local == {"frame.not-listed": 1}
+    domain.host_at(1, OTHER)
+    assert len(gateway.sessions) == 1 and domain.shown
+
+
+def test_row_94_a_clock_that_steps_back_sends_no_older_timestamp() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.skew[domain.address(1)] = -0.2
+    domain.host_at(1, MAC, solicited=True)
+    domain.pass_time(0.15)
+    domain.host_at(1, MAC, reassociated=True, solicited=True)
+    first, second = (update.first(Timestamp) for update in updates(domain, domain.address(1), CENTRAL))
+    assert first is not None and second is not None and second.ticks > first.ticks
+    assert [ack.status for ack in acks(domain, CENTRAL, domain.address(1))] == [0, 0]
+
+
+def test_row_59_100_a_host_that_is_denied_gets_152_and_is_not_asked_about_again() -> None:
+    domain = Domain()
+    domain.central = Central(CentralSettings(domain.settings, frozenset({OTHER, MAC}), denied=frozenset({MAC})))
+    domain.nodes[CENTRAL] = domain.central
+    for _ in range(3):
+        domain.host_at(1, MAC, solicited=True)
+        domain.pass_time(31.0)  # when its frames are looked at again
+    assert [ack.status for ack in acks(domain, CENTRAL, domain.address(1))] == [152]
+    assert not domain.shown and not domain.gw[1].sessions and roles(domain, 1) == {}
+    domain.host_at(1, OTHER)
+    assert domain.shown
+
+
+def test_row_59_100_a_host_that_is_denied_while_it_is_served_is_served_no_more() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC, address=IPv6Address("fe80::1234"))
+    denying = Central(CentralSettings(domain.settings, denied=frozenset({MAC})))
+    denying.restore({t: dict(rows) for t, rows in domain.journal[CENTRAL].items()}, domain.now)
+    domain.central = domain.nodes[CENTRAL] = denying
+    domain.pass_time(299.0)
+    domain.host_at(1, MAC, solicited=True)
+    domain.pass_time(62.0)
+    domain.host_at(1, MAC, solicited=True)
+    assert [ack.status for ack in acks(domain, CENTRAL, domain.address(1))] == [0, 152]
+    assert domain.shown[-1][1].router_lifetime_s == 0 and not domain.gw[1].sessions and roles(domain, 1) == {}
 
 
 def test_row_66_77_another_hosts_prefix_is_refused_with_155() -> None:
@@ -435,6 +485,38 @@ def test_row_101_an_anchor_whose_clock_differs_is_asked_with_back_off() -> None:
     domain.skew.clear()
     domain.pass_time(40.0)
     assert roles(domain, 1) == {str(prefix)[:11]: (Role.EXPORTED, domain.address(2))}
+
+
+def test_row_101_the_difference_between_two_clocks_is_reported_once_until_they_agree() -> None:
+    domain = Domain()
+    domain.skew[domain.address(1)] = 5.0
+    for mac in (MAC, OTHER, MAC):
+        domain.host_at(1, mac)
+        domain.pass_time(31.0)
+    (report,) = (report for who, report in domain.reports if report.event == "clocks-differ")
+    assert report.fields["peer"] == str(CENTRAL)
+    assert abs(report.fields["skew_ms"] + 5000) <= 2  # theirs is behind ours; the answer was 0.5 ms on its way
+    peer = domain.gw[1].counters.of(CENTRAL)
+    assert peer.clock_skew_ms is not None and abs(peer.clock_skew_ms + 5000) <= 2
+    asked = updates(domain, domain.address(1), CENTRAL)
+    assert len(asked) == 3  # one for each time that a host was looked at
+    domain.skew.clear()
+    domain.host_at(1, MAC)
+    assert domain.shown and peer.clock_skew_ms is None
+    domain.skew[domain.address(1)] = -5.0
+    domain.host_at(1, OTHER)
+    assert [r.fields["skew_ms"] > 0 for _, r in domain.reports if r.event == "clocks-differ"] == [False, True]
+
+
+def test_row_101_an_anchor_whose_clock_differs_is_reported_by_the_cmd() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.skew[domain.address(1)] = 5.0
+    domain.host_at(2, MAC)
+    domain.pass_time(20.0)
+    reports = [report for who, report in domain.reports if report.event == "clocks-differ" and who == CENTRAL]
+    assert [report.fields["peer"] for report in reports] == [str(domain.address(1))]
+    assert abs(reports[0].fields["skew_ms"] - 5000) <= 2
 
 
 def test_a_155_to_a_host_that_comes_back_leaves_its_prefix_to_it() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import IPv6Network
+
 import pytest
 from domain import CENTRAL, Domain, domain_settings
 from hypothesis import given
@@ -10,8 +13,10 @@ from test_life import HOST
 from test_roaming import MAC, acks, entries, roles, updates
 
 from anchord.declared import Role
+from anchord.protocol.central import Central
+from anchord.protocol.gateway import Gateway
 from anchord.protocol.session import Phase
-from anchord.protocol.settings import Mode
+from anchord.protocol.settings import CentralSettings, GatewaySettings, Mode
 
 
 def test_decision_32_after_a_restart_of_the_cmd_the_next_handover_finds_every_anchor() -> None:
@@ -22,6 +27,38 @@ def test_decision_32_after_a_restart_of_the_cmd_the_next_handover_finds_every_an
     domain.host_at(3, MAC)
     assert set(roles(domain, 3)) == {"2001:db8:a1", "2001:db8:a2", "2001:db8:a3"}
     assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(3))}
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["another pool", "gone"])
+def test_row_138_no_binding_outlives_the_pool_that_its_prefix_is_of(there: bool) -> None:
+    domain = Domain()
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+    # Every domain file gives gw1 another pool, or knows it no more, and everybody is started anew.
+    gateways = dict(domain.settings.gateways)
+    first = gateways.pop(domain.address(1))
+    if there:
+        gateways[first.address] = replace(first, pools=(IPv6Network("2001:db8:ee::/48"),))
+    del domain.nodes[first.address]
+    domain.settings = replace(domain.settings, gateways=gateways)
+    domain.central = domain.nodes[CENTRAL] = Central(CentralSettings(domain.settings))
+    for number in domain.gw:
+        address = domain.address(number)
+        if address in gateways:
+            domain.gw[number] = domain.nodes[address] = Gateway(GatewaySettings(gateways[address], domain.settings))
+    domain.sent.clear()
+    for address in list(domain.nodes):
+        domain.declared[address] = {}
+        journal = {table: dict(rows) for table, rows in domain.journal[address].items()}
+        domain.perform(address, domain.nodes[address].restore(journal, domain.now))
+    domain.settle()
+    (binding,) = domain.central.bindings.values()
+    assert [anchor.maar for anchor in binding.anchors] == [domain.address(2)]
+    domain.host_at(3, MAC, solicited=True, reassociated=True)
+    domain.pass_time(2.0)
+    assert set(roles(domain, 3)) == {"2001:db8:a2", "2001:db8:a3"}
+    assert updates(domain, CENTRAL, first.address) == []
+    assert not there or (not domain.gw[1].sessions and roles(domain, 1) == {})
 
 
 def test_decision_26_a_cmd_that_lost_its_store_learns_the_anchors_from_a_refresh() -> None:

@@ -423,8 +423,9 @@ class NodeConfig(Table):
         (), "a list of MAC addresses and identifiers", "Who is served if hosts = 'listed'"
     )
     denied: tuple[Listed, ...] = text(
-        (), "a list of MAC addresses and identifiers", "Whom an LMA knows and refuses plain PMIPv6: status 152"
-    )
+        (), "a list of MAC addresses and identifiers",
+        "Whom an LMA or the central database knows and refuses: status 152",
+    )  # fmt: skip
 
     neighbours: tuple[NodeName, ...] = text(
         (), "a list of at most 8 gateways", "Asked for a host of which nothing is known, when nobody else answers"

@@ -48,8 +48,8 @@ def misfits(node: Mapping[str, Any], domain: Mapping[str, Any], default_run: str
     role = "gateway" if name in known else "lma" if name in lmas else _SPOKEN.get(name, name) if name in others else ""
     if role:
         yield from wrong_interfaces(role, node)
-    if node.get("denied") and name not in lmas:
-        yield ("denied",), "has an effect at an LMA only, expected none"
+    if node.get("denied") and name not in (*lmas, *CENTRAL_NAMES):
+        yield ("denied",), "has an effect at an LMA or the central database only, expected none"
     if node.get("store") == "memory" and name not in CENTRAL_NAMES:
         yield ("store",), "is 'memory', which only the central database can have, expected 'sqlite'"
     yield from _strange_neighbours(node.get("neighbours"), name, known)

@@ -102,7 +102,8 @@ def central_settings(config: NodeConfig) -> CentralSettings:
     listed = None if config.hosts == "any" else frozenset(_identifier(entry) for entry in config.listed)
     central = config.domain.central
     idle_release = central is None or central.idle_release == "accept"
-    return CentralSettings(domain_settings(config.domain), listed, idle_release)
+    denied = frozenset(_identifier(entry) for entry in config.denied)
+    return CentralSettings(domain_settings(config.domain), listed, denied, idle_release)
 
 
 def plane_settings(config: NodeConfig) -> PlaneSettings:

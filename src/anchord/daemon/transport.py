@@ -10,6 +10,7 @@ import socket
 from collections.abc import Collection, Iterator
 from ipaddress import IPv6Address
 
+from anchord.daemon.complaints import Complaints
 from anchord.protocol.inputs import MessageDropped, MessageReceived
 from anchord.wire.errors import WireError
 from anchord.wire.header import decode, encode
@@ -40,6 +41,7 @@ class Transport:
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
             self._socket.bind((str(address), 0))
+            self._complaints = Complaints(address)
         except PermissionError as error:
             raise TransportError("no raw socket: root or CAP_NET_RAW is needed") from error
         except OSError as error:
@@ -54,6 +56,7 @@ class Transport:
     def close(self) -> None:
         """Let go of the socket."""
         self._socket.close()
+        self._complaints.close()
 
     def send(self, destination: IPv6Address, message: Message) -> None:
         """Send one message. A full queue or a missing route counts as a loss: the protocol repeats what matters."""
@@ -78,4 +81,6 @@ class Transport:
             try:
                 yield MessageReceived(source, decode(data))
             except WireError as error:
+                if error.pointer is not None:
+                    self._complaints.say(source, error.pointer, data)
                 yield MessageDropped(source, f"malformed.{error.cause}")

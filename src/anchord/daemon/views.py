@@ -130,6 +130,7 @@ def _peer_row(peer: str, name: str | None, kept: PeerCounters) -> Row:
         "messages_out": kept.messages_out,
         "repeated": kept.repeated,
         "same_domain": kept.same_domain,
+        "clock_skew_ms": kept.clock_skew_ms,
         "reachable": kept.reachable,
         "restart_counter": kept.restart_counter,
         "dropped": dict(kept.dropped),

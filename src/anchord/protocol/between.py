@@ -55,7 +55,7 @@ class Between:
         }
         partners = {address: domain.gateways[address] for address in self._operators}
         self._domain = replace(domain, gateways=partners)
-        self.central = Central(CentralSettings(self._domain, settings.listed), is_bound)
+        self.central = Central(CentralSettings(self._domain, settings.listed, settings.denied), is_bound)
         self._next_ticket = next_ticket
         self._declared: dict[str, HostState] = {}  # what is not empty, by session
         self._installing: dict[str, int] = {}  # sessions whose newest declaration the kernel has not answered

@@ -85,6 +85,7 @@ class Central(Outbox):
             binding = Binding.from_json(key, value)
             if (times := refreshed.get(key)) is not None:
                 binding.take_times(times)
+            self._give_up_lost_pools(binding, now)
             self._cache.keep(binding)
             delay_s = max(binding.expires_wall_s - now.wall_s, 0.0)
             self._timers.set(("expire", key), now.monotonic_s + delay_s)
@@ -92,6 +93,17 @@ class Central(Outbox):
                 self._ask_again(binding, now)
         self._reminding.restore(store, now)
         return self.take_outputs()
+
+    def _give_up_lost_pools(self, binding: Binding, now: Instant) -> None:
+        """No binding outlives its prefix (RFC 6275 section 10.3.1), and that is valid while some gateway has its pool.
+
+        The serving gateway's own is looked at when it registers the node the next time.
+        """
+        for anchor in [*binding.anchors]:
+            if not all(self._domain.may_anchor(anchor.maar, prefix) for prefix in anchor.prefixes):
+                binding.release(anchor, now.wall_s + self._domain.lifetimes.valid_s)
+                self._persist(binding)
+                self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(anchor.maar), cause="pool")
 
     def _ask_again(self, binding: Binding, now: Instant) -> None:
         """Who had not acknowledged where the node is may never have been told."""

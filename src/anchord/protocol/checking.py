@@ -62,6 +62,8 @@ class Checks:
             return Status.ADMINISTRATIVELY_PROHIBITED  # decision 21: we are no plain LMA
         if self._settings.listed is not None and mn_id.identifier not in self._settings.listed:
             return Status.NOT_LMA_FOR_THIS_MOBILE_NODE  # (7)
+        if mn_id.identifier in self._settings.denied:
+            return Status.PROXY_REG_NOT_ENABLED  # (8)
         link_layer_id = update.first(MobileNodeLinkLayerIdentifier)
         identifier = link_layer_id.identifier if link_layer_id is not None else None
         key = session_key(mn_id, identifier)

@@ -53,6 +53,7 @@ class GatewayCore(Outbox):
         self.exchanges = Exchanges(domain.timing, domain.limits, self.counters)
         self.timers: Timers[tuple[str, str]] = Timers()
         self.mtus: dict[str, int] = {}  # access interface -> what is advertised there
+        self.barred: dict[bytes, None] = {}  # MAC addresses that were answered with 152; at most limits.hosts
         self.conflicts: dict[str, str] = {}  # access interface -> who else is on that segment
         self._ticket = 0
         self._continuations: dict[int, Continuation] = {}
@@ -123,12 +124,14 @@ class GatewayCore(Outbox):
             self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
             self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
 
-    def lives_on(self, session: Session, lifetime_s: float, now: Instant) -> None:
-        """The session may last ``lifetime_s`` from now; it is refreshed in time."""
+    def lives_on(self, session: Session, lifetime_s: float, now: Instant, advised_s: float | None = None) -> None:
+        """The session may last ``lifetime_s`` from now; it is refreshed in time, after ``advised_s`` at the latest."""
         session.expires_wall_s = now.wall_s + lifetime_s
         self.timers.set(("expire", session.key), now.monotonic_s + lifetime_s)
-        share = self.settings.domain.timing.refresh_share
-        self.timers.set(("refresh", session.key), now.monotonic_s + lifetime_s * share)
+        refresh_s = lifetime_s * self.settings.domain.timing.refresh_share
+        if advised_s is not None:
+            refresh_s = min(refresh_s, advised_s)
+        self.timers.set(("refresh", session.key), now.monotonic_s + refresh_s)
 
     # Attachment
 

@@ -28,6 +28,7 @@ class PeerCounters:
     repeated: int = 0
     last_heard_wall_s: float | None = None
     same_domain: bool | None = None  # None: it has not said
+    clock_skew_ms: int | None = None  # how far its clock is ahead of ours, if that is too far; None: it is not
     reachable: bool | None = None  # by its answers to heartbeats; None: it has not been asked
     restart_counter: int | None = None  # of RFC 5847: another one, and it has lost its sessions
 

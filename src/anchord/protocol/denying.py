@@ -12,6 +12,8 @@ from anchord.wire.messages import Status
 def deny(core: GatewayCore, advertising: Advertising, session: Session, status: int, now: Instant) -> None:
     """No prefix, no forwarding (RFC 5213 section 6.9.1.2 (11)), and no further frames of it for a while."""
     interface, mac = session.interface, session.mac
+    if status == Status.PROXY_REG_NOT_ENABLED and len(core.barred) < core.settings.domain.limits.hosts:
+        core.barred[mac] = None  # section 6.9.1.2 (7): until somebody has put it right, and restarts us
     core.timers.cancel(("fallback", session.key))
     if session.phase is Phase.SERVING:
         advertising.withdraw_all(session)

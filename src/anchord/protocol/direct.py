@@ -136,6 +136,7 @@ class Direct:
             return False
         session = core.sessions.get(exchange.session)
         counters = core.counters.of(source)
+        core.compare_clocks(source, ack, now)
         if not echoes(exchange.message, ack):
             counters.drop("echo-mismatch")
             core.exchanges.cancel(source, exchange.session)

@@ -27,7 +27,7 @@ from anchord.protocol.identity import mn_id_text
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import LmaInfo
 from anchord.protocol.timers import Instant
-from anchord.protocol.updates import PBU_FLAGS, echoes, proxy_update
+from anchord.protocol.updates import PBU_FLAGS, advised_s, echoes, proxy_update
 from anchord.wire.messages import (
     UNSPECIFIED,
     BindingAckFlag,
@@ -59,7 +59,6 @@ class Mag:
         self._domain = core.settings.domain
         self._advertising = advertising
         self._serve = serve
-        self._barred: dict[bytes, None] = {}  # MAC addresses that were answered with 152; at most limits.hosts
 
     def face(self, session_key: str, lma: LmaInfo, mn_id: MobileNodeIdentifier) -> LogicalRouter:
         """Our face towards a node before its LMA has said anything of it.
@@ -78,9 +77,6 @@ class Mag:
 
     def register(self, session: Session, now: Instant) -> None:
         """The node has come: its LMA gives it a prefix, or the one it has (RFC 5213 section 6.9.1.1)."""
-        if session.mac in self._barred:
-            deny(self._core, self._advertising, session, Status.PROXY_REG_NOT_ENABLED, now)  # section 6.9.1.2 (7)
-            return
         self._core.persist(session)
         self._send(session, Handoff.UNKNOWN, self._domain.lifetimes.binding_s, now)
         self._core.timers.set(("expire", session.key), now.monotonic_s + self._domain.lifetimes.binding_s)
@@ -128,6 +124,7 @@ class Mag:
         if exchange is None or exchange.message.flags & BindingUpdateFlag.DISTRIBUTED:
             return False
         session, counters = core.sessions.get(exchange.session), core.counters.of(source)
+        core.compare_clocks(source, ack, now)
         if not echoes(exchange.message, ack):
             # (6): ignore it, and do not ask again.
             counters.drop("echo-mismatch")
@@ -158,7 +155,7 @@ class Mag:
         session.registered = True
         # RFC 6275 section 11.7.3: what the peer granted counts from when we asked.
         left_s = max(ack.lifetime_s - (now.monotonic_s - exchange.sent.monotonic_s), 0.0)
-        self._core.lives_on(session, min(left_s, float(exchange.message.lifetime_s)), now)
+        self._core.lives_on(session, min(left_s, float(exchange.message.lifetime_s)), now, advised_s(ack))
         session.router = self._told(session, lma, ack)
         anchors = (Anchor(lma.address, prefixes, session.router),)
         if session.phase is Phase.SERVING and anchors == session.anchors and "seen" not in session.timeline:
@@ -189,8 +186,6 @@ class Mag:
         core.exchanges.cancel(peer, exchange.session)
         if session is None or not exchange.message.lifetime_s:
             return
-        if ack.status == Status.PROXY_REG_NOT_ENABLED and len(self._barred) < self._domain.limits.hosts:
-            self._barred[session.mac] = None  # (7): until somebody has put it right, and restarts us
         if ack.status in _NOT_THESE and _prefixes(session):
             self._ask_for_others(session, now)
         elif ack.status not in _PASSING or not session.registered:

@@ -19,11 +19,12 @@ from anchord.wire.messages import (
     BindingUpdate,
     BindingUpdateFlag,
     Heartbeat,
+    Status,
     UnknownMessage,
     UpdateNotification,
     UpdateNotificationAcknowledgement,
 )
-from anchord.wire.options import MalformedOption
+from anchord.wire.options import MalformedOption, Timestamp
 
 Admitted = (
     BindingUpdate
@@ -96,6 +97,20 @@ class Outbox:
             kind = self.understanding.refused(source, now)
             if kind is not None:
                 self.report("type-unknown", "warning", peer=str(source), type=kind.__name__)
+
+    def compare_clocks(self, peer: IPv6Address, ack: BindingAcknowledgement, now: Instant) -> None:
+        """156: ``peer`` says that its clock and ours differ. Reported once, until it accepts something again.
+
+        RFC 5213 section 6.9.1.2 (9): its time of day is for the operator to see; no clock is set by it.
+        """
+        counters, stamp = self.counters.of(peer), ack.first(Timestamp)
+        if ack.status < 128:
+            counters.clock_skew_ms = None
+        elif ack.status == Status.TIMESTAMP_MISMATCH and stamp is not None:
+            known = counters.clock_skew_ms is not None
+            counters.clock_skew_ms = round((stamp.ticks / 65536 - now.wall_s) * 1000)
+            if not known:
+                self.report("clocks-differ", "error", peer=str(peer), skew_ms=counters.clock_skew_ms)
 
     def unrecognized(self, event: MessageReceived, now: Instant) -> None:
         """A type of message that means nothing here (RFC 6275 sections 9.2 and 9.3.3); ``admit`` has let it in."""

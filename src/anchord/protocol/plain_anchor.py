@@ -113,6 +113,12 @@ class PlainAnchor(Outbox):
             self._rest(IPv6Network(text), value["until_wall_s"], now)
         for _, value in sorted(store.get("plain", {}).items()):
             binding = PlainBinding.from_json(value)
+            if not all(map(self._settings.me.owns, binding.prefixes)):
+                # RFC 6275 section 10.3.1: no binding outlives its prefix, and ours are valid while their pool is ours.
+                prefixes = [str(prefix) for prefix in binding.prefixes]
+                self.report("journal-refused", "error", mn=mn_id_text(binding.mn_id), prefixes=prefixes)
+                self.emit(Persist("plain", binding.key, None))
+                continue
             self._cache.add(binding)
             for prefix in binding.prefixes:
                 self._pool.claim(prefix, binding.key)

@@ -21,7 +21,7 @@ from anchord.protocol.identity import session_key
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Mode
 from anchord.protocol.timers import Instant
-from anchord.protocol.updates import echoes, proxy_update, retained
+from anchord.protocol.updates import advised_s, echoes, proxy_update, retained
 from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, Status
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
@@ -111,6 +111,7 @@ class Registering:
             core.report("echo-mismatch", "error", session=exchange.session)
             core.exchanges.cancel(central, exchange.session)
             return
+        core.compare_clocks(central, ack, now)
         if ack.status < 128 and not ack.flags & BindingAckFlag.DISTRIBUTED:
             # Decision 21: a peer that does not know D cannot have understood us.
             core.counters.of(central).drop("not-distributed")
@@ -140,7 +141,7 @@ class Registering:
         # RFC 6275 section 11.7.3: what the peer granted counts from when we asked.
         lost_s = max(exchange.message.lifetime_s - ack.lifetime_s, 0)
         left_s = max(exchange.message.lifetime_s - (now.monotonic_s - exchange.sent.monotonic_s) - lost_s, 0.0)
-        self._core.lives_on(session, left_s, now)
+        self._core.lives_on(session, left_s, now, advised_s(ack))
         anchors = self._read_anchors(session, ack)
         news = "seen" in session.timeline
         news = news or withheld != session.withheld

@@ -13,6 +13,7 @@ from ipaddress import IPv6Address, IPv6Network
 
 from anchord.protocol.advertising import Advertising
 from anchord.protocol.core import Continuation, GatewayCore
+from anchord.protocol.denying import deny
 from anchord.protocol.direct import AnchorKnown, Direct
 from anchord.protocol.directory import DirectoryFinder
 from anchord.protocol.finder import Finder, Plain
@@ -31,6 +32,7 @@ from anchord.wire.messages import (
     NotificationFlag,
     NotificationReason,
     NotificationStatus,
+    Status,
     UpdateNotification,
     UpdateNotificationAcknowledgement,
 )
@@ -197,6 +199,10 @@ class ServingRole:
         session.asked = {}
         alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
         self._core.attach(session, interface, now, LISTEN_S if alone else 0.0)
+        if session.mac in self._core.barred:
+            # RFC 5213 section 6.9.1.2 (7): a node that is not entitled is not asked about again.
+            deny(self._core, self._advertising, session, Status.PROXY_REG_NOT_ENABLED, now)
+            return
         self._finder.register(session, now)
 
     def _is_alone(self, session: Session) -> bool:

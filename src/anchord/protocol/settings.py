@@ -203,4 +203,5 @@ class CentralSettings:
 
     domain: DomainSettings
     listed: frozenset[bytes] | None = None  # MN identifiers that may register; None: any
+    denied: frozenset[bytes] = frozenset()  # MN identifiers that are known here, and not entitled to mobility
     idle_release: bool = True  # an anchor may give up a prefix that nobody uses (decision 18 b)

@@ -142,6 +142,7 @@ class Telling:
         if named is not None and named != asked:
             counters.drop("stale-serving-maar")  # decision 3
             return
+        self._out.compare_clocks(gateway.address, ack, now)
         binding = self._cache.by_key.get(exchange.session)
         if ack.status >= 128:
             counters.refuse(ack.status)

@@ -12,6 +12,7 @@ from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Binding
 from anchord.wire.options import (
     AccessTechnologyType,
     AnchoredPrefix,
+    BindingRefreshAdvice,
     Handoff,
     HandoffIndicator,
     HomeNetworkPrefix,
@@ -59,3 +60,12 @@ def echoes(update: BindingUpdate, ack: BindingAcknowledgement) -> bool:
     """RFC 5213 section 6.9.1.2 (6): identifiers and indicators come back as they went out."""
     kinds = (MobileNodeIdentifier, HandoffIndicator, AccessTechnologyType, MobileNodeLinkLayerIdentifier)
     return all(update.first(kind) == ack.first(kind) for kind in kinds)
+
+
+def advised_s(ack: BindingAcknowledgement) -> float | None:
+    """In how many seconds the peer wants the binding refreshed (RFC 6275 section 11.7.3); None: it does not say.
+
+    Section 6.2.4 has this below the lifetime: what is not says nothing. Nor does 0, which would be asked for ever.
+    """
+    advice = ack.first(BindingRefreshAdvice)
+    return float(advice.interval_s) if advice is not None and 0 < advice.interval_s < ack.lifetime_s else None
