@@ -191,7 +191,6 @@ def test_rules_stand_before_the_rules_that_need_them() -> None:
         ({"core": ()}, "at least one core"),
         ({"idle_s": 0}, "1 or more"),
         ({"core": ("acc0",)}, "both access and core"),
-        ({"tunnel_mtu": 1279}, "1280"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, object], says: str) -> None:
