@@ -135,6 +135,27 @@ def test_a_refused_host_is_not_tried_again_with_every_frame() -> None:
     assert len(updates(domain, domain.address(1), CENTRAL)) == 2
 
 
+def test_row_133_no_binding_error_about_a_binding_error_or_to_a_group() -> None:
+    domain = Domain()
+    for message, unicast in ((BindingError(1), True), (UnknownMessage(200, bytes(10)), False)):
+        for node in (CENTRAL, domain.address(1)):
+            peer = domain.address(2)
+            domain.feed(node, MessageReceived(peer, message, unicast))
+    assert not domain.sent
+
+
+def test_row_70_a_registration_within_the_delay_is_a_session_that_does_not_end() -> None:
+    domain = Domain()
+    assert ask(domain, registration(domain))[0].status == 0
+    domain.pass_time(1.0)
+    assert ask(domain, registration(domain, sequence=2, lifetime_s=0))[0].status == 0
+    (binding,) = domain.central.bindings.values()
+    assert binding.ending
+    domain.pass_time(1.0)
+    assert ask(domain, registration(domain, sequence=3))[0].status == 0
+    assert not binding.ending
+
+
 def test_row_119_a_gateway_serves_who_is_listed_there_and_counts_the_others() -> None:
     domain = Domain()
     gateway = Gateway(replace(domain.gw[1].settings, listed=frozenset({OTHER})))
