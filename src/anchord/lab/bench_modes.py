@@ -50,14 +50,23 @@ _WAYS: dict[Mode, _Way] = {
 
 
 def mode_topology(mode: Mode, delays: bool, moves: int) -> Topology:
-    """The domain of the benchmark in a mode; ``delays``: with links of a = b = 10 ms and c = 2 ms."""
+    """The domain of the benchmark in a mode; ``delays``: with links of a = b = 10 ms and c = 2 ms.
+
+    Where nothing is central, each gateway has those beside it as neighbours, as if they stood in a row.
+    """
     way = _WAYS[mode]
     plain = topology(moves)
     gateway_ms, asked_ms = (GATEWAY_MS, ASKED_MS) if delays else (0.0, 0.0)
+    names = list(plain.gateways)
+    beside = {name: [other for other in names if abs(names.index(other) - at) == 1] for at, name in enumerate(names)}
+    node = {name: {"neighbours": beside[name]} if mode == "anchor-known" else {} for name in names}
     domain: dict[str, Any] = {"central": {"mode": way.central_mode}} if way.central_mode else {}
     return dataclasses.replace(
         plain,
-        gateways={name: dataclasses.replace(gateway, delay_ms=gateway_ms) for name, gateway in plain.gateways.items()},
+        gateways={
+            name: dataclasses.replace(gateway, delay_ms=gateway_ms, node=node[name])
+            for name, gateway in plain.gateways.items()
+        },
         finder=way.finder,
         central=Central(delay_ms=asked_ms) if way.finder == "central" else None,
         directory=Directory(delay_ms=asked_ms) if way.finder == "directory" else None,

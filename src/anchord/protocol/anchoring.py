@@ -127,6 +127,9 @@ class AnchoringRole:
             self._recreate(verdict, now)
         elif verdict.ticks and verdict.ticks <= session.ticks and not self._is_repetition(verdict, session):
             self._refuse(update, source, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
+        elif session.phase is Phase.SERVING and self._is_newer_here(verdict, session):
+            # Decision 17: it was true before we asked for the node again, and the CMD knows better by now.
+            self._refuse(update, source, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
         elif verdict.direct and not self._is_theirs(verdict, session):
             self._refuse(update, source, Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX, now)
         elif not verdict.ticks and not sequence_is_newer(update.sequence, session.told_sequence):
@@ -178,7 +181,7 @@ class AnchoringRole:
     def _is_theirs(request: _Request, session: Session) -> bool:
         """Whether a gateway asks for what we gave this node; all-zero asks whatever that is ("anchor known")."""
         asked = [option.prefix for option in request.update.all(HomeNetworkPrefix)]
-        return asked in ([session.prefix], [ALL_ZERO_PREFIX])
+        return session.prefix in asked or asked == [ALL_ZERO_PREFIX]
 
     @staticmethod
     def _is_repetition(request: _Request, session: Session) -> bool:
@@ -214,6 +217,9 @@ class AnchoringRole:
             return
         newer_here = self._is_newer_here(request, session)
         moved = session.phase is not Phase.AWAY or session.serving != request.serving
+        if moved and session.serving is not None:
+            # What we asked of the gateway that served it, to let us go, was about another situation.
+            core.exchanges.cancel(session.serving, session.key)
         session.serving = request.serving
         session.told_sequence = request.update.sequence
         session.ticks = max(session.ticks, request.ticks)
@@ -241,7 +247,7 @@ class AnchoringRole:
 
     def _is_newer_here(self, request: _Request, session: Session) -> bool:
         """Whether we have asked the CMD for this node ourselves since what we are told now was true."""
-        if session.phase is not Phase.REGISTERING or self._domain.central is None:
+        if session.phase is Phase.AWAY or self._domain.central is None:
             return False
         outstanding = self._core.exchanges.outstanding(self._domain.central, session.key)
         return outstanding is not None and outstanding.ticks > request.ticks > 0

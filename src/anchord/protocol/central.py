@@ -415,6 +415,8 @@ class Central(Outbox):
         for anchor in binding.anchors:
             self._telling.tell(binding, anchor, 0, now)
         self._cache.forget(binding)
+        self._answering.forget(binding.key)
+        self._notifying.answered(binding.key)
         self._timers.cancel(("expire", binding.key))
         self._timers.cancel(("surplus", binding.key))
         self.emit(Persist("binding", binding.key, None), Persist("refreshed", binding.key, None))

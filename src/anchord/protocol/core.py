@@ -117,7 +117,11 @@ class GatewayCore(Outbox):
 
     def _give_back(self, session: Session, rest: bool, now: Instant) -> None:
         known = session.shown or (session.phase is not Phase.REGISTERING and not session.withheld)
-        rest_s = self.settings.domain.lifetimes.valid_s if known or rest else 0
+        lifetimes, timing = self.settings.domain.lifetimes, self.settings.domain.timing
+        rest_s = lifetimes.valid_s if known or rest else 0
+        if session.phase is Phase.AWAY:
+            # Whoever serves the node may go on advertising it until its next refresh tells it otherwise.
+            rest_s += int(lifetimes.binding_s * timing.refresh_share)
         until = now.wall_s + rest_s
         self.pool.release(session.prefix, until)
         if rest_s:

@@ -16,7 +16,7 @@ from ipaddress import IPv6Address, IPv6Network
 
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import status_name
-from anchord.protocol.exchange import Exchange
+from anchord.protocol.exchange import Exchange, ticks_of
 from anchord.protocol.finder import Serve
 from anchord.protocol.groups import Anchor, merge_anchors, read_groups
 from anchord.protocol.identity import mn_id_text
@@ -30,6 +30,14 @@ from anchord.wire.options import ALL_ZERO_PREFIX, AnchoredPrefix, Handoff, HomeN
 Doubt = Callable[[Session, Instant], None]
 """An anchor has heard newer things of the node than we have: is it still here?"""
 
+AGAIN_S = 1.0  # after an anchor whose kernel has failed
+# What may be granted when it is asked again.
+_MENDABLE = (
+    Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED,
+    Status.TIMESTAMP_MISMATCH,
+    Status.INSUFFICIENT_RESOURCES,
+    Status.REASON_UNSPECIFIED,
+)
 # What an anchor says that does not hold (any more) what it was asked for.
 _NOT_HERS = (Status.NOT_LMA_FOR_THIS_MOBILE_NODE, Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX)
 
@@ -48,6 +56,8 @@ class Direct:
     def start(self, session: Session, now: Instant) -> None:
         """Ask whoever is known to anchor something of this node; the neighbours, if nobody is."""
         session.asked = {}
+        # Who asked for the node before we heard it is told by this that it is here.
+        session.ticks = max(session.ticks, ticks_of(now.wall_s)) if self._domain.timestamps else 0
         known = self._known(session)
         for maar, prefixes in known.items():
             self.ask(session, maar, prefixes, now)
@@ -61,7 +71,9 @@ class Direct:
         owner = self._owner(prefix)
         if owner is None or any(prefix in anchor.prefixes for anchor in session.anchors):
             return
-        if owner.address not in session.asked or not session.asked[owner.address]:
+        if self._core.exchanges.outstanding(owner.address, session.key) is not None:
+            return  # as a neighbour, or for another prefix: the answer brings all that it anchors
+        if not session.asked.get(owner.address):
             self.ask(session, owner.address, (prefix,), now)
 
     def ask(self, session: Session, maar: IPv6Address, prefixes: tuple[IPv6Network, ...], now: Instant) -> None:
@@ -73,10 +85,27 @@ class Direct:
         self._send(session, maar, prefixes, Handoff.UNKNOWN, self._domain.lifetimes.binding_s, now)
 
     def refresh(self, session: Session, now: Instant) -> None:
-        """Every anchor is told that the node is still here (RFC 5213 section 6.9.1.3)."""
+        """Every anchor is told that the node is still here (RFC 5213 section 6.9.1.3).
+
+        One that has not answered for so long that it has let go by now (decision 19) is given up; one that has refused
+        what it may grant by now is asked again.
+        """
+        for maar, prefixes in session.unsettled.items():
+            self._send(session, maar, prefixes, Handoff.UNKNOWN, self._domain.lifetimes.binding_s, now)
+        patience_s = self._domain.lifetimes.binding_s * self._domain.timing.dead_man_lifetimes
+        lost = {
+            anchor.maar
+            for anchor in session.anchors
+            if now.monotonic_s - session.confirmed_s.setdefault(anchor.maar, now.monotonic_s) > patience_s
+        }
         for anchor in session.anchors:
-            lifetime_s = self._domain.lifetimes.binding_s
-            self._send(session, anchor.maar, anchor.prefixes, Handoff.UNCHANGED, lifetime_s, now)
+            if anchor.maar not in lost:
+                lifetime_s = self._domain.lifetimes.binding_s
+                self._send(session, anchor.maar, anchor.prefixes, Handoff.UNCHANGED, lifetime_s, now)
+        if lost:
+            for maar in [anchor.maar for anchor in session.anchors if anchor.maar in lost]:
+                self._core.exchanges.cancel(maar, session.key)
+            self._serve(session, tuple(anchor for anchor in session.anchors if anchor.maar not in lost), now)
 
     def end(self, session: Session, now: Instant) -> None:
         """Every anchor is told that the session is over (RFC 5213 section 6.9.1.4)."""
@@ -159,7 +188,13 @@ class Direct:
             session.asked[gateway.address] = prefixes
             router = groups.own.router or self._core.face(session.key, session.mn_id, gateway.name)
             anchor = Anchor(gateway.address, prefixes, router, groups.own.local_networks)
-            merged = merge_anchors(session.anchors, (anchor,))[: self._domain.limits.anchors_per_host]
+            session.unsettled.pop(gateway.address, None)
+            session.confirmed_s[gateway.address] = now.monotonic_s
+            merged = merge_anchors(session.anchors, (anchor,))
+            room = self._domain.limits.anchors_per_host
+            for surplus in merged[room:]:
+                self._send(session, surplus.maar, surplus.prefixes, Handoff.UNKNOWN, 0, now)
+            merged = merged[:room]
             if merged != session.anchors:
                 self._serve(session, merged, now)
         for other in groups.anchors[: self._domain.limits.anchors_per_host]:
@@ -180,10 +215,16 @@ class Direct:
         core.exchanges.cancel(peer, exchange.session)
         if session is None or session.phase is not Phase.SERVING:
             return
+        if ack.status in _MENDABLE and exchange.message.lifetime_s:
+            session.unsettled[peer] = session.asked.get(peer, ())
         if ack.status == Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED:
             # Asking again at once could draw the node away from where it is now.
             self._doubt(session, now)
             return
+        if ack.status in _MENDABLE:
+            clock = ack.status == Status.TIMESTAMP_MISMATCH
+            pause_s = self._domain.timing.refuse_s if clock else AGAIN_S
+            core.timers.set(("refresh", session.key), now.monotonic_s + pause_s)
         if ack.status != Status.NOT_LMA_FOR_THIS_MOBILE_NODE:  # that is how a neighbour says "not mine"
             core.report(
                 "anchor-refused", "warning", mn=mn_id_text(session.mn_id), anchor=peer, meaning=status_name(ack.status)

@@ -128,6 +128,10 @@ class Gateway:
             core.timers.set(("advertise", key), now.monotonic_s + lifetimes.advertise_every_s / 10)
             core.timers.set(("refresh", key), now.monotonic_s + min(1.0, left_s / 2))
         core.timers.set(("expire", key), now.monotonic_s + left_s)
+        session.released = {prefix: until for prefix, until in session.released.items() if until > now.wall_s}
+        if session.released:
+            first_s = min(session.released.values()) - now.wall_s
+            core.timers.set(("released", key), now.monotonic_s + first_s)
         if session.phase is Phase.AWAY:
             core.timers.set(("idle", key), now.monotonic_s + self.settings.domain.timing.idle_release_s)
         core.declare(session)
@@ -182,6 +186,9 @@ class Gateway:
                 self._core.exchanges.cancel(exchange.peer, exchange.session)
             elif session is not None and session.phase is Phase.AWAY and exchange.message.lifetime_s:
                 self._core.exchanges.cancel(exchange.peer, exchange.session)
+            elif session is not None and exchange.message.lifetime_s and self._serving.is_doubtful(session, now):
+                # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.
+                self._serving.ask(session, now)
             else:
                 if exchange.tries > 1:
                     self.counters.of(exchange.peer).repeated += 1

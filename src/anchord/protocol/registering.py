@@ -196,7 +196,13 @@ class Registering:
         merged = merge_anchors(session.anchors, (Anchor(source, prefixes, router, own.local_networks),))
         if merged != session.anchors or session.phase is not Phase.SERVING:
             session.timeline.setdefault("pba", now.monotonic_s)
+            early = session.phase is Phase.REGISTERING
+            # Whether the node may have our own prefix as well is the CMD's to say (the budget).
+            session.withheld = session.withheld or early
             self._serve(session, merged, now)
+            if early and self._domain.serve_unregistered:
+                at_s = session.attached_s + self._domain.timing.fallback_s
+                self._core.timers.set(("fallback", session.key), max(at_s, now.monotonic_s))
         return True
 
     def _read_anchors(self, session: Session, ack: BindingAcknowledgement) -> tuple[Anchor, ...]:
@@ -236,3 +242,6 @@ class Registering:
             lasting = ack.status not in _PASSING or (session is not None and not session.registered)
             if session is not None and exchange.message.lifetime_s and lasting:
                 deny(core, self._advertising, session, ack.status, now)
+            elif session is not None and exchange.message.lifetime_s:
+                # Nothing is lost yet: there is time for another try before the lifetime runs out.
+                core.timers.set(("refresh", session.key), now.monotonic_s + self._domain.timing.refuse_s)

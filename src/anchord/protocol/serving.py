@@ -16,6 +16,7 @@ from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.denying import deny
 from anchord.protocol.direct import AnchorKnown, Direct
 from anchord.protocol.directory import DirectoryFinder
+from anchord.protocol.exchange import ticks_of
 from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
@@ -42,7 +43,7 @@ PROBES = 3
 # A host's own frames and the access point's announcement of it come this close together; later ones are another move.
 ONE_MOVE_S = 0.1
 # So long a node's data is looked at where nobody central says which anchors it has: its addresses name them.
-LISTEN_S = 0.25
+LISTEN_S = 1.0
 # The plain routers of ``mobility = false`` share one face, as RFC 5213 section 6.9.3 and VRRP have it.
 SHARED_FACE = ""
 
@@ -108,6 +109,9 @@ class ServingRole:
             if elsewhere_meanwhile:
                 self._finder.register(session, now)
             return
+        if elsewhere_meanwhile and self._domain.central is None:
+            # There is nobody but us to say that we have heard it later than who may have asked for it meanwhile.
+            session.ticks = max(session.ticks, ticks_of(now.wall_s - seen.age_s))
         if not session.ignored and ("listen", session.key) not in self._core.timers:
             self._core.ignore(session)
         if ("probe", session.key) in self._core.timers:
@@ -196,7 +200,8 @@ class ServingRole:
     def _begin(self, session: Session, interface: str, now: Instant) -> None:
         session.heard_s = now.monotonic_s
         session.timeline = {"seen": now.monotonic_s}
-        session.asked = {}
+        session.registered = False
+        session.asked, session.unsettled, session.confirmed_s = {}, {}, {}
         alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
         self._core.attach(session, interface, now, LISTEN_S if alone else 0.0)
         if session.mac in self._core.barred:
@@ -226,7 +231,13 @@ class ServingRole:
     def unanswered(self, key: str, now: Instant) -> None:
         """CMD or directory is silent: serve with our own prefix, ask anchors ourselves, register when it is back."""
         session = self._core.sessions.get(key)
-        if session is None or session.phase is not Phase.REGISTERING:
+        if session is None:
+            return
+        if session.phase is Phase.SERVING and session.withheld and not session.registered:
+            # In locator mode anchors have answered and the CMD has not: our own prefix has waited for it.
+            session.withheld = False
+            self._serve(session, session.anchors, now)
+        if session.phase is not Phase.REGISTERING:
             return
         self._core.report("unregistered", "warning", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
         session.registered = False
@@ -423,6 +434,21 @@ class ServingRole:
         """The node is there."""
         session.verified_s = now.monotonic_s
         self._finder.refresh(session, now)
+        if self._registering is not None and not session.registered and not session.is_fixed:
+            # Nobody else tells its anchors that it is still somewhere: their dead-man timers would free its prefixes.
+            self._direct.refresh(session, now)
+
+    def is_doubtful(self, session: Session, now: Instant) -> bool:
+        """Whether the node has not been heard lately, although we serve it."""
+        heard_s = max(session.heard_s, session.verified_s)
+        long_ago = now.monotonic_s - heard_s > self._domain.timing.probe_after_s
+        return long_ago and session.phase is Phase.SERVING and session.address is not None
+
+    def ask(self, session: Session, now: Instant) -> None:
+        """Ask the node whether it is still here, unless that is under way."""
+        if ("probe", session.key) not in self._core.timers:
+            session.probes = 0
+            self.probe(session.key, now)
 
     def mistaken(self, session: Session, now: Instant) -> None:
         """What was taken for a host is a gateway: as if it had never been here."""
@@ -449,3 +475,5 @@ class ServingRole:
         # A directory that was silent may be back, and anchors were asked meanwhile.
         if serving and (session.registered or self._directory is not None):
             self._finder.end(session, now)
+        elif serving and self._domain.mobility and not session.is_fixed:
+            self._direct.end(session, now)

@@ -58,6 +58,8 @@ class Session:
     answered_sequence: int = -1  # of the PBU whose PBAs are still additive (decision 12)
     address: IPv6Address | None = None  # one the node has used; who is asked whether it is still there
     asked: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # directly, since it came
+    unsettled: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # refused, to be asked again
+    confirmed_s: dict[IPv6Address, float] = field(default_factory=dict)  # monotonic; last PBA of who was asked directly
     told_sequence: int | None = None  # of the CMD's last update about it, when no timestamps are in use
     # The rest is not journalled: it is about this moment.
     heard_s: float = 0.0  # monotonic; last frame of the node
