@@ -10,9 +10,10 @@ a PBU* with lifetime 0 from the CMD ends the session here although we are not it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, IPv6Network
+from typing import Protocol
 
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.exchange import judge_timestamp, sequence_is_newer, ticks_of
@@ -95,20 +96,26 @@ class _Request:
     direct: bool  # from the serving gateway itself
 
 
+class Serving(Protocol):
+    """The other role of a gateway, as far as this one has to tell it something."""
+
+    def abandon(self, session: Session) -> None:
+        """The node is elsewhere."""
+
+    def lose_anchor(self, session: Session, maar: IPv6Address, now: Instant) -> None:
+        """An anchor gives up what it anchors of a node that is here."""
+
+    def claim(self, session: Session, elsewhere: IPv6Address, now: Instant) -> None:
+        """A gateway has asked for a node that is here."""
+
+
 class AnchoringRole:
     """Everything a gateway does for nodes that hold one of its prefixes elsewhere."""
 
-    def __init__(
-        self,
-        core: GatewayCore,
-        abandon: Callable[[Session], None],
-        lose_anchor: Callable[[Session, IPv6Address, Instant], None],
-    ) -> None:
-        """``abandon``: stops what the serving role does for a node; ``lose_anchor``: it serves without that anchor."""
+    def __init__(self, core: GatewayCore, serving: Serving) -> None:
         self._core = core
         self._domain = core.settings.domain
-        self._abandon = abandon
-        self._lose_anchor = lose_anchor
+        self._serving = serving
 
     def updated(self, update: BindingUpdate, source: IPv6Address, now: Instant) -> None:
         """A PBU* from the CMD or a PBU from a gateway: a node of ours is somewhere else, or its session is over."""
@@ -127,6 +134,8 @@ class AnchoringRole:
             self._recreate(verdict, now)
         elif verdict.ticks and verdict.ticks <= session.ticks and not self._is_repetition(verdict, session):
             self._refuse(update, source, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
+            if verdict.direct and session.phase is Phase.SERVING:
+                self._serving.claim(session, source, now)
         elif session.phase is Phase.SERVING and self._is_newer_here(verdict, session):
             # Decision 17: it was true before we asked for the node again, and the CMD knows better by now.
             self._refuse(update, source, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
@@ -229,7 +238,7 @@ class AnchoringRole:
         session.others = self._other_prefixes(request, session)
         if not newer_here:
             # Decision 17: at once, and whatever we had asked for earlier is void.
-            self._abandon(session)
+            self._serving.abandon(session)
             session.phase = Phase.AWAY
             session.anchors = ()
             if moved:
@@ -298,13 +307,13 @@ class AnchoringRole:
             return
         if request.direct and session is not None and session.phase is Phase.SERVING:
             # The other way round: an anchor gives up its part of a node that we serve (decision 18).
-            self._lose_anchor(session, request.source, now)
+            self._serving.lose_anchor(session, request.source, now)
         elif request.direct and session is not None and session.serving != request.source:
             # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
             self._core.counters.of(request.source).drop("deregistration-not-serving")
             return
         elif session is not None and self._is_over(request, session):
-            self._abandon(session)
+            self._serving.abandon(session)
             self._core.report("released", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
             self._core.close(session, now)
         options = tuple(echo_options(request.update))

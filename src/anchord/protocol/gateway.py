@@ -57,7 +57,7 @@ class Gateway:
         self.settings = settings
         self._core = GatewayCore(settings)
         self._serving = ServingRole(self._core)
-        self._anchoring = AnchoringRole(self._core, self._serving.abandon, self._serving.lose_anchor)
+        self._anchoring = AnchoringRole(self._core, self._serving)
         self._releasing = ReleasingRole(self._core)
         self._revoked = RevokedRole(self._core, self._serving)
         domain = settings.domain
@@ -186,7 +186,11 @@ class Gateway:
                 self._core.exchanges.cancel(exchange.peer, exchange.session)
             elif session is not None and session.phase is Phase.AWAY and exchange.message.lifetime_s:
                 self._core.exchanges.cancel(exchange.peer, exchange.session)
-            elif session is not None and exchange.message.lifetime_s and self._serving.is_doubtful(session, now):
+            elif (
+                session is not None
+                and exchange.message.lifetime_s
+                and self._serving.is_doubtful(session, exchange.peer, now)
+            ):
                 # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.
                 self._serving.ask(session, now)
             else:

@@ -438,11 +438,19 @@ class ServingRole:
             # Nobody else tells its anchors that it is still somewhere: their dead-man timers would free its prefixes.
             self._direct.refresh(session, now)
 
-    def is_doubtful(self, session: Session, now: Instant) -> bool:
-        """Whether the node has not been heard lately, although we serve it."""
+    def is_doubtful(self, session: Session, peer: IPv6Address, now: Instant) -> bool:
+        """Whether the node has not been heard lately, although we serve it and keep saying so to ``peer``.
+
+        One that has shown no address cannot be asked. A CMD knows whose word counts; a gateway that is asked does not.
+        """
         heard_s = max(session.heard_s, session.verified_s)
         long_ago = now.monotonic_s - heard_s > self._domain.timing.probe_after_s
-        return long_ago and session.phase is Phase.SERVING and session.address is not None
+        can_be_asked = session.address is not None or peer != self._domain.central
+        return long_ago and session.phase is Phase.SERVING and can_be_asked
+
+    def claim(self, session: Session, elsewhere: IPv6Address, now: Instant) -> None:
+        """A gateway has asked for a node that we have heard later: it is to know, and may anchor something of it."""
+        self._direct.ask(session, elsewhere, (), now)
 
     def ask(self, session: Session, now: Instant) -> None:
         """Ask the node whether it is still here, unless that is under way."""
