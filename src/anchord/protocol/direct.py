@@ -30,6 +30,7 @@ from anchord.wire.options import ALL_ZERO_PREFIX, AnchoredPrefix, Handoff, HomeN
 Doubt = Callable[[Session, Instant], None]
 """An anchor has heard newer things of the node than we have: is it still here?"""
 
+FIRST_ANSWER_S = 0.05  # a new prefix waits so long for the first anchor, and no longer
 AGAIN_S = 1.0  # after an anchor whose kernel has failed
 # What may be granted when it is asked again.
 _MENDABLE = (
@@ -176,7 +177,7 @@ class Direct:
             core.exchanges.cancel(source, exchange.session)
             if not ack.flags & BindingAckFlag.DISTRIBUTED:
                 counters.drop("not-distributed")
-            elif session is not None and session.phase is Phase.SERVING and exchange.message.lifetime_s:
+            elif session is not None and session.phase is not Phase.AWAY and exchange.message.lifetime_s:
                 self._accepted(session, self._domain.gateways[source], ack, now)
         return True
 
@@ -205,6 +206,9 @@ class Direct:
             if not session.asked.get(info.address):
                 self.ask(session, info.address, owned, now)
 
+    def _is_waiting(self, session: Session) -> bool:
+        return any(self._core.exchanges.outstanding(maar, session.key) is not None for maar in session.asked)
+
     def _refused(self, session: Session | None, exchange: Exchange, ack: BindingAcknowledgement, now: Instant) -> None:
         """RFC 5213 section 6.9.1.2 (7)-(11), and what it means here."""
         core, peer = self._core, exchange.peer
@@ -213,8 +217,10 @@ class Direct:
             core.emit(*core.exchanges.hurry(exchange, now))
             return
         core.exchanges.cancel(peer, exchange.session)
-        if session is None or session.phase is not Phase.SERVING:
+        if session is None or session.phase is Phase.AWAY:
             return
+        if session.phase is Phase.REGISTERING and not self._is_waiting(session):
+            self._serve(session, session.anchors, now)  # nobody is left who could have been the first to say yes
         if ack.status in _MENDABLE and exchange.message.lifetime_s:
             session.unsettled[peer] = session.asked.get(peer, ())
         if ack.status == Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED:
@@ -234,7 +240,7 @@ class Direct:
 
 
 class AnchorKnown:
-    """Direct asking alone: the node is served at once, and its anchors join as they answer."""
+    """Direct asking alone: the node is served with the first answer, and other anchors join as they answer."""
 
     def __init__(self, core: GatewayCore, direct: Direct, serve: Serve) -> None:
         self._core = core
@@ -242,12 +248,19 @@ class AnchorKnown:
         self._serve = serve
 
     def register(self, session: Session, now: Instant) -> None:
-        """Ask, and serve with our own prefix meanwhile: there is nobody whose word it would wait for."""
+        """Ask, and serve when the first has answered: old connections wait, a new prefix has none yet.
+
+        Where nobody answers there is nobody whose word it would wait for either.
+        """
         self._core.persist(session)
         self._direct.start(session, now)
         session.registered = True
         self._core.lives_on(session, self._core.settings.domain.lifetimes.binding_s, now)
-        self._serve(session, (), now)
+        if not session.asked:
+            self._serve(session, (), now)
+            return
+        self._core.declare(session)
+        self._core.timers.set(("fallback", session.key), now.monotonic_s + FIRST_ANSWER_S)
 
     def refresh(self, session: Session, now: Instant) -> None:
         """The anchors are told; our own part needs nobody."""

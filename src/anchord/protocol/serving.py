@@ -212,9 +212,11 @@ class ServingRole:
 
     def _is_alone(self, session: Session) -> bool:
         """Whether nobody central has told us, or will, which anchors the node has."""
-        if not self._domain.mobility or session.is_fixed or session.phase is not Phase.SERVING:
+        if not self._domain.mobility or session.is_fixed or session.phase is Phase.AWAY:
             return False
-        return self._domain.finding is Finding.ANCHOR_KNOWN or not session.registered
+        if self._domain.finding is Finding.ANCHOR_KNOWN:
+            return True
+        return session.phase is Phase.SERVING and not session.registered
 
     def _changed_interface(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """Between two access interfaces of this gateway: nobody else need know."""
@@ -238,6 +240,9 @@ class ServingRole:
             session.withheld = False
             self._serve(session, session.anchors, now)
         if session.phase is not Phase.REGISTERING:
+            return
+        if self._domain.finding is Finding.ANCHOR_KNOWN:
+            self._serve(session, session.anchors, now)
             return
         self._core.report("unregistered", "warning", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
         session.registered = False
