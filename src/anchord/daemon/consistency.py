@@ -131,7 +131,7 @@ def finder_table(raw: Mapping[str, Any]) -> Iterator[Conflict]:
     for table in _CENTRAL_NODES:
         if finder == table and table not in raw:
             yield (table,), f"is missing, expected a table with finder = {finder!r}"
-        if finder != table and table in raw and isinstance(finder, str):
+        if finder != table and table in raw and finder in (*_CENTRAL_NODES, "anchor-known"):
             yield (table,), f"has no effect with finder = {finder!r}, expected none"
 
 
