@@ -117,6 +117,20 @@ def test_every_verb_has_help(verb: str) -> None:
     assert result.output.startswith("Usage:")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("demo", "--flap", "nan"), "nan is not in the range"),
+        (("lab", "move", "mn1", "gw1", "--flap", "nan"), "nan is not in the range"),
+        (("demo", "--json", ""), "is a directory, expected a file"),
+    ],
+)
+def test_arguments_that_only_look_right_are_told_before_anything_begins(arguments: tuple[str, ...], said: str) -> None:
+    result = anchord(*arguments)
+    assert result.exit_code == 2
+    assert said in result.output
+
+
 @pytest.fixture
 def configured(tmp_path: Path) -> Path:
     """The example's files with a secret of one's own."""

@@ -287,6 +287,8 @@ def test_a_fallback_just_long_enough_is_taken(files: Path) -> None:
             "denied: has an effect at an LMA or the central database only, expected none",
         ),
         ("ignore", "listed", "listed: has no effect with hosts = 'any', expected hosts = 'listed' as well"),
+        ("ignore", 'state = "a\\u0000b"\nignore', "state: has a NUL in it, expected a directory"),
+        ("ignore", 'neighbours = ["gw2", "gw2"]\nignore', "neighbours[1]: is 'gw2' again, expected each gateway once"),
         (
             "ignore", f"run = '/{100 * 'x'}'\nignore",
             "run: is too long, expected at most 107 bytes with the socket's name",

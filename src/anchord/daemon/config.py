@@ -436,6 +436,9 @@ class NodeConfig(Table):
     @classmethod
     def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
         """Interfaces have one role each; ``listed`` is not forgotten to be switched on."""
+        for key in ("state", "run"):
+            if isinstance(raw.get(key), str) and "\0" in raw[key]:
+                yield (key,), "has a NUL in it, expected a directory"
         seen: dict[str, str] = {}
         for key in ("access", "core"):
             names = raw.get(key)

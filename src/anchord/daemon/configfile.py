@@ -99,6 +99,8 @@ def read_toml(path: Path | str) -> dict[str, Any]:
         what, _, where = str(error).partition(" (at ")
         place = where.rstrip(")") or "somewhere"
         raise ConfigError([f"{path}: {place}: {what}, expected TOML"]) from error
+    except ValueError as error:  # a path with a NUL in it
+        raise ConfigError([f"{str(path)!r}: cannot be read: {error}, expected a TOML file"]) from error
 
 
 def validate(path: Path | str, raw: Mapping[str, Any], model: type[Model]) -> Model:

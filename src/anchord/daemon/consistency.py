@@ -48,11 +48,15 @@ def misfits(node: Mapping[str, Any], domain: Mapping[str, Any], default_run: str
     role = "gateway" if name in known else "lma" if name in lmas else _SPOKEN.get(name, name) if name in others else ""
     if role:
         yield from wrong_interfaces(role, node)
+    for key in ("ignore", "neighbours"):
+        if node.get(key) and role not in ("", "gateway"):
+            yield (key,), "has an effect at a gateway only, expected none"
     if node.get("denied") and name not in (*lmas, *CENTRAL_NAMES):
         yield ("denied",), "has an effect at an LMA or the central database only, expected none"
     if node.get("store") == "memory" and name not in CENTRAL_NAMES:
         yield ("store",), "is 'memory', which only the central database can have, expected 'sqlite'"
-    yield from _strange_neighbours(node.get("neighbours"), name, known)
+    if name in known:
+        yield from _strange_neighbours(node.get("neighbours"), name, known)
     run = node.get("run", default_run)
     if isinstance(run, str) and len(f"{run}/{name}.sock".encode()) > SOCKET_PATH_BYTES:
         yield ("run",), f"is too long, expected at most {SOCKET_PATH_BYTES} bytes with the socket's name"
@@ -78,6 +82,8 @@ def _strange_neighbours(neighbours: object, name: str, known: Mapping[str, Any])
     if len(named) > NEIGHBOURS:
         yield ("neighbours",), f"has {len(named)} entries, expected at most {NEIGHBOURS}"
     for index, neighbour in enumerate(named):
+        if neighbour in named[:index]:
+            yield ("neighbours", index), f"is {shown(neighbour)} again, expected each gateway once"
         if neighbour == name or neighbour not in known:
             others = ", ".join(other for other in known if other != name)
             yield ("neighbours", index), f"is {shown(neighbour)}, expected another gateway of the domain: {others}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from anchord.lab.cli_types import Milliseconds
 from anchord.lab.state import LABS
 from anchord.lab.topology import Mode
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 def _check_writable(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
     """Find out before the measurement that its result could not be written."""
+    if file is not None and file.is_dir():
+        raise click.BadParameter(f"{file} is a directory, expected a file", _context, _option)
     if file is None or (file.exists() and not file.is_file()):  # opening a pipe would be seen by its reader
         return file
     existed = file.exists()
@@ -92,7 +95,7 @@ _TARGETS = {
 @click.command()
 @_json_option
 @click.option("--silent", is_flag=True, help="The access switch does not announce the host (no Layer 2 Update frame).")
-@click.option("--flap", type=click.FloatRange(0, 60_000), metavar="MS", help="The host's carrier is lost so long.")
+@click.option("--flap", type=Milliseconds(), metavar="MS", help="The host's carrier is lost so long.")
 @click.option("--control", is_flag=True, help="For comparison: the same daemons as plain routers; old sessions die.")
 @click.option(
     "--keep-pcap", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the captures there."

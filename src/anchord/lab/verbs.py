@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from anchord.lab.cli_types import Milliseconds
 from anchord.lab.errors import LabError, TopologyError
 
 _SERVED_TIMEOUT_S = 10.0
@@ -70,7 +71,7 @@ def up(file: Path | None, name: str, as_json: bool) -> None:
 @click.argument("gateway")
 @click.option("--access", metavar="LINK", help="Which access link, if the gateway has several.")
 @click.option("--silent", is_flag=True, help="The access switch does not announce the host (no Layer 2 Update frame).")
-@click.option("--flap", type=click.FloatRange(0, 60_000), metavar="MS", help="The carrier at the host is lost so long.")
+@click.option("--flap", type=Milliseconds(), metavar="MS", help="The carrier at the host is lost so long.")
 @click.option(
     "--wait", is_flag=True, help=f"Return when the gateway serves the host; fails after {_SERVED_TIMEOUT_S:g} s."
 )
