@@ -91,6 +91,7 @@ class Central(Outbox):
             self._timers.set(("expire", key), now.monotonic_s + delay_s)
             if not binding.ending:
                 self._ask_again(binding, now)
+        self._telling.restore(store, now)
         self._reminding.restore(store, now)
         return self.take_outputs()
 
@@ -133,9 +134,10 @@ class Central(Outbox):
         """Everything that is due at ``now``."""
         for exchange, outputs in self._exchanges.due(now):
             binding = self.bindings.get(exchange.session)
-            if binding is None and exchange.tries > self._domain.limits.end_tries:
-                # The anchor's own dead-man timer frees what we cannot (decision 19).
-                self._exchanges.cancel(exchange.peer, exchange.session)
+            if self._telling.is_in_vain(exchange, now):
+                self._telling.stop(exchange.peer, exchange.session)
+                # What would have been sent is not, but its number has been used.
+                self.emit(*(output for output in outputs if isinstance(output, Persist)))
                 continue
             if exchange.tries > 1:
                 self.counters.of(exchange.peer).repeated += 1
@@ -270,7 +272,7 @@ class Central(Outbox):
         if binding is None:
             binding = Binding(request.key, request.mn_id, request.link_layer_id, serving)
             known = False
-            self._exchanges.cancel(serving.maar, binding.key)  # the end of an earlier session may still be told
+            self._telling.stop(serving.maar, binding.key)  # the end of an earlier session may still be told
         else:
             before = binding.prefixes()
             binding.forget_released(now.wall_s)
@@ -301,7 +303,7 @@ class Central(Outbox):
         if returned is not None:
             binding.release(returned, now.wall_s + self._domain.lifetimes.valid_s)
         # A PBU* that still waits at the new serving gateway's is void: it is no anchor of this node now (decision 16).
-        self._exchanges.cancel(serving.maar, binding.key)
+        self._telling.stop(serving.maar, binding.key)
         if not binding.withheld:
             binding.anchors.append(left)
         binding.serving = serving
@@ -388,7 +390,7 @@ class Central(Outbox):
             self._acknowledge(request, max(int(binding.expires_wall_s - now.wall_s), LEAST_LIFETIME_S))
         else:
             binding.ticks = max(binding.ticks, request.ticks)
-            self._exchanges.cancel(gateway, binding.key)
+            self._telling.stop(gateway, binding.key)
             self._telling.withdraw(binding, anchor, now)
             self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(gateway), cause="idle")
             self._acknowledge(request, 0)
