@@ -31,17 +31,13 @@ def test_decision_32_after_a_restart_of_the_cmd_the_next_handover_finds_every_an
     assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(3))}
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["another pool", "gone"])
-def test_row_138_no_binding_outlives_the_pool_that_its_prefix_is_of(there: bool) -> None:
-    domain = Domain()
-    for number in (1, 2, 3):
-        domain.host_at(number, MAC)
-    # Every domain file gives gw1 another pool, or knows it no more, and everybody is started anew.
+def started_anew_without_the_pool_of(domain: Domain, loser: int, there: bool) -> IPv6Address:
+    """Every domain file gives that gateway another pool (``there``) or knows it no more, and everybody is restarted."""
     gateways = dict(domain.settings.gateways)
-    first = gateways.pop(domain.address(1))
+    changed = gateways.pop(domain.address(loser))
     if there:
-        gateways[first.address] = replace(first, pools=(IPv6Network("2001:db8:ee::/48"),))
-    del domain.nodes[first.address]
+        gateways[changed.address] = replace(changed, pools=(IPv6Network("2001:db8:ee::/48"),))
+    del domain.nodes[changed.address]
     domain.settings = replace(domain.settings, gateways=gateways)
     domain.central = domain.nodes[CENTRAL] = Central(CentralSettings(domain.settings))
     for number in domain.gw:
@@ -54,13 +50,51 @@ def test_row_138_no_binding_outlives_the_pool_that_its_prefix_is_of(there: bool)
         journal = {table: dict(rows) for table, rows in domain.journal[address].items()}
         domain.perform(address, domain.nodes[address].restore(journal, domain.now))
     domain.settle()
+    return changed.address
+
+
+another_pool_or_gone = pytest.mark.parametrize("there", [True, False], ids=["another pool", "gone"])
+
+
+@another_pool_or_gone
+def test_row_138_no_binding_outlives_the_pool_that_its_prefix_is_of(there: bool) -> None:
+    domain = Domain()
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+    first = started_anew_without_the_pool_of(domain, 1, there)
     (binding,) = domain.central.bindings.values()
     assert [anchor.maar for anchor in binding.anchors] == [domain.address(2)]
     domain.host_at(3, MAC, solicited=True, reassociated=True)
     domain.pass_time(2.0)
     assert set(roles(domain, 3)) == {"2001:db8:a2", "2001:db8:a3"}
-    assert updates(domain, CENTRAL, first.address) == []
+    assert updates(domain, CENTRAL, first) == []
     assert not there or (not domain.gw[1].sessions and roles(domain, 1) == {})
+
+
+@another_pool_or_gone
+def test_row_138_a_session_whose_serving_gateway_lost_its_pool_ends_and_every_anchor_hears_of_it(there: bool) -> None:
+    domain = Domain()
+    for number in (1, 2):
+        domain.host_at(number, MAC)
+    started_anew_without_the_pool_of(domain, 2, there)
+    domain.pass_time(11.0)  # MinDelayBeforeBCEDelete
+    assert not domain.central.bindings and not domain.gw[1].sessions
+    assert domain.journal[CENTRAL]["binding"] == {}
+
+
+@another_pool_or_gone
+def test_row_138_the_host_of_a_gateway_that_lost_its_pool_keeps_its_anchors_where_it_goes_on(there: bool) -> None:
+    domain = Domain()
+    for number in (1, 2):
+        domain.host_at(number, MAC)
+    lost = started_anew_without_the_pool_of(domain, 2, there)
+    domain.pass_time(2.0)
+    domain.host_at(3, MAC)
+    domain.pass_time(20.0)
+    (binding,) = domain.central.bindings.values()
+    assert binding.serving.maar == domain.address(3) and binding.anchor(domain.address(1)) is not None
+    assert binding.anchor(lost) is None
+    assert set(roles(domain, 3)) == {"2001:db8:a1", "2001:db8:a3"}
 
 
 def test_decision_26_a_cmd_that_lost_its_store_learns_the_anchors_from_a_refresh() -> None:

@@ -89,22 +89,27 @@ class Central(Outbox):
             self._cache.keep(binding)
             delay_s = max(binding.expires_wall_s - now.wall_s, 0.0)
             self._timers.set(("expire", key), now.monotonic_s + delay_s)
-            if not binding.ending:
+            if binding.ending:
+                continue
+            if self._may_anchor(binding.serving):
                 self._ask_again(binding, now)
+            else:
+                # Whoever serves the node by now may say so: it then keeps what the others anchor.
+                self._ends_soon(binding, now)
         self._telling.restore(store, now)
         self._reminding.restore(store, now)
         return self.take_outputs()
 
     def _give_up_lost_pools(self, binding: Binding, now: Instant) -> None:
-        """No binding outlives its prefix (RFC 6275 section 10.3.1), and that is valid while some gateway has its pool.
-
-        The serving gateway's own is looked at when it registers the node the next time.
-        """
+        """No binding outlives its prefix (RFC 6275 section 10.3.1); that is valid while some gateway has its pool."""
         for anchor in [*binding.anchors]:
-            if not all(self._domain.may_anchor(anchor.maar, prefix) for prefix in anchor.prefixes):
+            if not self._may_anchor(anchor):
                 binding.release(anchor, now.wall_s + self._domain.lifetimes.valid_s)
                 self._persist(binding)
                 self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(anchor.maar), cause="pool")
+
+    def _may_anchor(self, anchor: Anchor) -> bool:
+        return all(self._domain.may_anchor(anchor.maar, prefix) for prefix in anchor.prefixes)
 
     def _ask_again(self, binding: Binding, now: Instant) -> None:
         """Who had not acknowledged where the node is may never have been told."""
@@ -306,6 +311,8 @@ class Central(Outbox):
         self._telling.stop(serving.maar, binding.key)
         if not binding.withheld:
             binding.anchors.append(left)
+            if not self._may_anchor(left):  # its pool is gone (RFC 6275 section 10.3.1)
+                binding.release(left, now.wall_s + self._domain.lifetimes.valid_s)
         binding.serving = serving
         binding.withheld = False
         binding.unsettle()
