@@ -390,7 +390,7 @@ class Central(Outbox):
         elif anchor is None or sorted(anchor.prefixes) != sorted(request.prefixes):
             # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
             self.counters.of(gateway).drop("deregistration-not-serving")
-        elif not self.settings.idle_release or anchor is binding.preferred():
+        elif not self.settings.idle_release or anchor is binding.preferred(self._domain.mode):
             # RFC 8885 section 3.5, the second alternative: not while the node is in the domain. And never the prefix
             # that new connections are to take, however little the node has used it until now.
             binding.ticks = max(binding.ticks, request.ticks)
