@@ -167,7 +167,10 @@ class Registering:
             # RFC 6275 section 11.7.3: a sequence number that nobody waits for is silently ignored.
             self._core.counters.of(self._central).drop("unmatched-ack")
             return
-        merged = merge_anchors(session.anchors, self._read_anchors(session, ack))
+        told = self._read_anchors(session, ack)
+        merged = merge_anchors(session.anchors, told)
+        if len(told) == len(merged):
+            merged = told  # all of them, in their order: the newest is the last
         if merged != session.anchors:
             self._serve(session, merged, now)
 
