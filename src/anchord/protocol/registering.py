@@ -16,7 +16,7 @@ from anchord.protocol.counters import status_name
 from anchord.protocol.denying import deny
 from anchord.protocol.exchange import Exchange
 from anchord.protocol.finder import Serve
-from anchord.protocol.groups import Anchor, face_options, merge_anchors, read_groups
+from anchord.protocol.groups import Anchor, at_most, face_options, merge_anchors, read_groups
 from anchord.protocol.identity import session_key
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Mode
@@ -167,7 +167,7 @@ class Registering:
             # RFC 6275 section 11.7.3: a sequence number that nobody waits for is silently ignored.
             self._core.counters.of(self._central).drop("unmatched-ack")
             return
-        merged = merge_anchors(session.anchors, self._read_anchors(session, ack))
+        merged = self._merge(session, self._read_anchors(session, ack))
         if merged != session.anchors:
             self._serve(session, merged, now)
 
@@ -193,7 +193,7 @@ class Registering:
             return False
         own = read_groups(source, ack.options).own
         router = own.router or self._core.face(session.key, session.mn_id, gateway.name)
-        merged = merge_anchors(session.anchors, (Anchor(source, prefixes, router, own.local_networks),))
+        merged = self._merge(session, (Anchor(source, prefixes, router, own.local_networks),))
         if merged != session.anchors or session.phase is not Phase.SERVING:
             session.timeline.setdefault("pba", now.monotonic_s)
             early = session.phase is Phase.REGISTERING
@@ -223,7 +223,17 @@ class Registering:
                 continue
             router = anchor.router or self._core.face(session.key, session.mn_id, info.name)
             anchors.append(replace(anchor, prefixes=prefixes, router=router))
-        return tuple(anchors)
+        return self._limited(tuple(anchors))
+
+    def _merge(self, session: Session, more: tuple[Anchor, ...]) -> tuple[Anchor, ...]:
+        """PBAs are additive (decision 12), but not without end."""
+        return self._limited(merge_anchors(session.anchors, more))
+
+    def _limited(self, anchors: tuple[Anchor, ...]) -> tuple[Anchor, ...]:
+        limited = at_most(anchors, self._domain.limits.anchors_per_host)
+        if limited != anchors:
+            self._core.counters.count("limit.prefixes")
+        return limited
 
     # The refusal
 
