@@ -205,6 +205,10 @@ class AnchoringRole:
         core = self._core
         option = request.update.first(HomeNetworkPrefix)
         prefix = option.prefix if option is not None else None
+        if len(core.sessions) >= self._domain.limits.hosts:
+            core.counters.count("limit.hosts")
+            self._refuse(request.update, request.source, Status.INSUFFICIENT_RESOURCES, now)
+            return
         if (
             prefix is None
             or len(request.mac) != 6
