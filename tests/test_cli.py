@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -144,6 +145,19 @@ def test_check_config(configured: Path) -> None:
     assert result.exit_code == 0
     assert result.output.startswith(f"{configured / 'gw1.toml'}: ok, domain example ")
     assert anchord("central", "--config", configured / "central.toml", "--check-config").exit_code == 0
+
+
+def test_check_config_says_what_a_gateway_without_neighbours_does_where_nothing_is_central(configured: Path) -> None:
+    gateway = configured / "gw1.toml"
+    assert "neighbours" not in anchord("gateway", "--config", gateway, "--check-config").output
+    domain = configured / "domain.toml"
+    without_central = re.sub(r"^\[central\]\n([^\[]*\n)?(?=\[|$)", "", domain.read_text(), flags=re.MULTILINE)
+    domain.write_text('finder = "anchor-known"\n' + without_central)
+    result = anchord("gateway", "--config", gateway, "--check-config")
+    assert result.exit_code == 0
+    assert f"{gateway}: neighbours: none: a host" in result.output
+    gateway.write_text('neighbours = ["gw2"]\n' + gateway.read_text())
+    assert "neighbours" not in anchord("gateway", "--config", gateway, "--check-config").output
 
 
 def test_the_secret_of_the_example_is_nobodys() -> None:

@@ -11,14 +11,18 @@ from test_roaming import MAC, OTHER, acks, roles, updates
 
 from anchord.declared import LogicalRouter, Role
 from anchord.protocol.central import Central
+from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import ticks_of
 from anchord.protocol.gateway import Gateway
 from anchord.protocol.inputs import MessageDropped, MessageReceived
+from anchord.protocol.outbox import Outbox
+from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import CentralSettings
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingError,
+    BindingErrorStatus,
     BindingUpdate,
     BindingUpdateFlag,
     Message,
@@ -142,6 +146,36 @@ def test_row_133_no_binding_error_about_a_binding_error_or_to_a_group() -> None:
             peer = domain.address(2)
             domain.feed(node, MessageReceived(peer, message, unicast))
     assert not domain.sent
+
+
+@pytest.mark.parametrize("status", list(BindingErrorStatus))
+def test_row_133_whoever_does_not_understand_a_binding_error_says_nothing(status: BindingErrorStatus) -> None:
+    domain = Domain()
+    peer = domain.address(2)
+    out = Outbox(Counters((peer,)))
+    out.unrecognized(MessageReceived(peer, BindingError(status)), domain.now)
+    assert out.take_outputs() == [] and out.counters.of(peer).dropped == {}
+    out.unrecognized(MessageReceived(peer, UnknownMessage(77, bytes(2))), domain.now)
+    assert out.take_outputs() == [Send(peer, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE))]
+
+
+@pytest.mark.parametrize("identifier", [None, MobileNodeIdentifier(5, b"")], ids=["none", "empty"])
+def test_row_56_an_anchor_refuses_an_update_about_nobody_with_160(identifier: MobileNodeIdentifier | None) -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.sent.clear()
+    held = str(domain.shown[-1][1].prefixes[0].prefix)
+    serving = ServingMaar(domain.address(2))
+    update = registration(domain, prefix=held, sequence=70, MobileNodeIdentifier=identifier, extra=serving)
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, update))
+    (sent,) = [send for _, send in domain.sent]
+    assert isinstance(sent.message, BindingAcknowledgement)
+    assert (sent.destination, sent.message.status) == (CENTRAL, 160)
+    # RFC 5213 section 5.3.6: a PBA to a PBU without an identifier has an empty one.
+    echoed = sent.message.first(MobileNodeIdentifier)
+    assert echoed is not None and echoed.identifier == b""
+    assert domain.gw[1].counters.of(CENTRAL).refused == {"missing-mn-identifier-option": 1}
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.ANCHORED, None)}
 
 
 def test_row_70_a_registration_within_the_delay_is_a_session_that_does_not_end() -> None:

@@ -5,7 +5,8 @@ What holds for a locator too (section 3.3) is tried in both modes.
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
+from dataclasses import replace
+from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 from domain import CENTRAL, Domain, domain_settings
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from test_roaming import MAC, acks, roles, updates
 
 from anchord.declared import Role
+from anchord.protocol.inputs import MessageReceived
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase
-from anchord.protocol.settings import Mode, Timing
+from anchord.protocol.settings import Limits, Mode, Timing
 from anchord.wire.messages import BindingAcknowledgement, UpdateNotification
 from anchord.wire.options import PreviousMaar, ServingMaar
 
@@ -85,6 +87,19 @@ def test_row_13_a_timer_releases_a_partial_answer_and_the_rest_is_added_under_th
     late = acks(domain, CENTRAL, new)[-1]
     assert named(late) == [domain.address(1)] and late.sequence == partial.sequence
     assert set(roles(domain, 3)) == {"2001:db8:a1", "2001:db8:a2", "2001:db8:a3"}
+
+
+def test_decision_12_answers_under_one_number_add_no_more_prefixes_than_a_host_may_have() -> None:
+    domain = domain_in(Mode.RELAY)
+    domain.host_at(1, MAC)
+    (answer,) = acks(domain, CENTRAL, domain.address(1))
+    pool = int(IPv6Network("2001:db8:a2::/48").network_address)
+    for number in range(20):
+        more = tuple(PreviousMaar(domain.address(2), IPv6Network((pool | 2 * number + n << 64, 64))) for n in range(2))
+        domain.feed(domain.address(1), MessageReceived(CENTRAL, replace(answer, options=(*answer.options, *more))))
+    (session,) = domain.gw[1].sessions.values()
+    assert sum(len(anchor.prefixes) for anchor in session.anchors) == domain.settings.limits.anchors_per_host
+    assert domain.gw[1].counters.local["limit.prefixes"] > 0
 
 
 def test_decision_12_late_answers_that_come_close_together_share_a_message() -> None:
@@ -169,6 +184,32 @@ def test_decision_13_an_anchor_that_stays_silent_delays_only_one_handover_and_jo
     domain.pass_time(5.0)
     assert roles(domain, 4)["2001:db8:a1"] == (Role.IMPORTED, domain.address(1))
     assert roles(domain, 1)["2001:db8:a1"] == (Role.EXPORTED, domain.address(4))
+
+
+def preferred_at(domain: Domain, number: int) -> set[str]:
+    """Of which prefixes the gateway has last told the host to take addresses for new connections."""
+    told = {
+        str(prefix.prefix)[:11]: prefix.preferred_s
+        for address, order in domain.shown
+        if address == domain.address(number)
+        for prefix in order.prefixes
+    }
+    return {prefix for prefix, preferred_s in told.items() if preferred_s}
+
+
+@pytest.mark.parametrize("late", [2, 3], ids=["an older one", "the newest"])
+def test_decision_12_18_a_late_answer_leaves_the_newest_prefix_preferred_when_the_budget_is_spent(late: int) -> None:
+    domain = domain_in(Mode.RELAY, 5, limits=Limits(anchors_per_host=3))
+    moved_along(domain, 1, 2, 3, 4)
+    assert preferred_at(domain, 4) == {"2001:db8:a3"}
+    unheard(domain, late)
+    domain.host_at(5, MAC)
+    domain.pass_time(0.2)
+    assert preferred_at(domain, 5) == {"2001:db8:a2" if late == 3 else "2001:db8:a3"}
+    heard(domain)
+    domain.pass_time(2.0)
+    assert named(acks(domain, CENTRAL, domain.address(5))[-1]) == [domain.address(2), domain.address(3)]
+    assert preferred_at(domain, 5) == {"2001:db8:a3"}
 
 
 @both

@@ -31,6 +31,7 @@ _DAEMON_OPTIONS = [
 ]  # fmt: skip
 
 
+_NO_NEIGHBOURS = "a host that has not yet used an address of an anchor is served with a new prefix alone until it does"
 EXAMPLE_SECRET = b"replace me"  # how the secret in examples/config/domain.toml begins
 
 
@@ -110,6 +111,8 @@ def _configured(path: Path, check_only: bool, log: str, log_level: str, role: st
         sys.exit(error.exit_code)
     if check_only:
         click.echo(f"{path}: ok, domain {node.domain.name} {node.domain.digest[:16]}")
+        if role == "gateway" and node.domain.finder == "anchor-known" and not node.neighbours:
+            click.echo(f"{path}: neighbours: none: {_NO_NEIGHBOURS}")
         sys.exit(0)
     logs.set_up("json" if log == "json" else "text", getattr(logging, log_level.upper()))
     return node
