@@ -288,7 +288,7 @@ def test_decision_6_a_refresh_with_a_foreign_prefix_set_gets_159() -> None:
     assert ask(domain, refresh)[0].status == 159
 
 
-def test_row_47_nothing_from_an_address_that_is_not_configured() -> None:
+def test_row_47_decision_36_nothing_from_an_address_that_is_not_configured() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     for node in (CENTRAL, domain.address(1)):
