@@ -158,7 +158,7 @@ def test_what_the_kernel_refuses_is_refused_and_its_prefix_free_again() -> None:
     assert tried == [[str(prefix)]] * 2  # the same one again: nobody had been told of it
 
 
-def test_row_72_73_the_answer_repeats_what_the_request_said() -> None:
+def test_row_72_73_120_the_answer_repeats_what_the_request_said() -> None:
     lma = PlainLma()
     update = lma.update(sequence=77)
     (ack,) = lma.hear(update)
@@ -260,7 +260,7 @@ def test_row_76_each_interface_of_a_node_has_a_session_of_its_own() -> None:
     lma = PlainLma()
     (one,) = prefixes(lma.ask())
     (other,) = prefixes(lma.ask(MAG2, MobileNodeLinkLayerIdentifier=OTHER_INTERFACE))
-    assert forwarded(lma) == {one: MAG1, other: MAG2}
+    assert one != other and forwarded(lma) == {one: MAG1, other: MAG2}
 
 
 def test_row_77_lookup_by_prefix() -> None:

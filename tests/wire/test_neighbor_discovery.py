@@ -259,7 +259,7 @@ OPTION_EXAMPLES = [
 
 
 @pytest.mark.parametrize(("option", "octets"), OPTION_EXAMPLES)
-def test_option_format(option: NdOption, octets: str) -> None:
+def test_row_149_option_format(option: NdOption, octets: str) -> None:
     assert read_options(octets) == (option,)
     assert neighbor.encode(RouterSolicitation((option,)), HOST, ALL_ROUTERS)[8:] == bytes.fromhex(octets)
 
