@@ -29,13 +29,19 @@ from anchord.wire.neighbor import Preference
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
     AccessTechnologyType,
+    AnchoredPrefix,
     BindingRefreshAdvice,
+    DlifLinkLayerAddress,
+    DlifLinkLocalAddress,
     Handoff,
     HandoffIndicator,
     HomeNetworkPrefix,
     LinkLocalAddress,
+    LocalPrefix,
     MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
+    PreviousMaar,
+    ServingMaar,
     Timestamp,
 )
 
@@ -309,6 +315,18 @@ def test_row_99_a_wrong_echo_is_ignored_and_not_asked_again() -> None:
     domain.pass_time(100)
     assert len(asked(domain, 1)) == 1 and domain.shown == []
     assert domain.gw[1].counters.of(LMA).dropped == {"echo-mismatch": 1}
+
+
+def test_row_40_without_d_no_option_of_rfc_8885_is_sent_either_way() -> None:
+    domain = Plain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.pass_time(310.0)
+    plain = [send.message for who, send in domain.sent if LMA in (who, send.destination)]
+    said = [message for message in plain if isinstance(message, BindingUpdate | BindingAcknowledgement)]
+    assert len(said) > 3
+    anchoring = (AnchoredPrefix, LocalPrefix, PreviousMaar, ServingMaar, DlifLinkLocalAddress, DlifLinkLayerAddress)
+    assert not any(isinstance(option, anchoring) for message in said for option in message.options)
 
 
 def test_row_37_decision_21_an_answer_with_d_is_not_believed() -> None:

@@ -229,7 +229,7 @@ LEAST = {8: 1, 25: 3, 70: 3}
 
 
 @pytest.mark.parametrize("kind", sorted(EXACT | LEAST))
-def test_decision_35_a_known_option_of_wrong_length_is_kept_aside(kind: int) -> None:
+def test_row_38_to_44_121_decision_35_a_known_option_of_wrong_length_is_kept_aside(kind: int) -> None:
     for length in range(256):
         right = length == EXACT[kind] if kind in EXACT else length >= LEAST[kind]
         data = bytes(length)
