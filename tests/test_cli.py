@@ -109,6 +109,9 @@ def test_a_mistyped_verb_is_told_the_nearest() -> None:
     result = anchord("shwo")
     assert result.exit_code == 2
     assert "no such verb 'shwo', did you mean 'show'?" in result.output
+    result = anchord("start")
+    assert result.exit_code == 2
+    assert "no such verb 'start', expected one of gateway, central, " in result.output
 
 
 @pytest.mark.parametrize("verb", VERBS)
