@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Network
 
 import pytest
 from domain import CENTRAL, Domain, domain_settings
@@ -22,13 +22,6 @@ OTHERS = [bytes.fromhex(f"0255aa0000{number:02x}") for number in range(2, 5)]
 def session_at(domain: Domain, number: int) -> Session:
     (session,) = domain.gw[number].sessions.values()
     return session
-
-
-def talks(domain: Domain, number: int, seconds: float, address: IPv6Address) -> None:
-    """Time passes, and the host is heard now and then, with an address that can be asked."""
-    for _ in range(int(seconds / 10)):
-        domain.pass_time(10.0)
-        domain.host_at(number, MAC, solicited=True, address=address)
 
 
 def announce_again(domain: Domain, number: int) -> None:
@@ -95,7 +88,7 @@ def test_an_anchor_that_refused_for_the_order_of_two_clocks_is_asked_again(findi
     domain.pass_time(0.05)
     domain.host_at(3, MAC, address=address)
     domain.pass_time(0.3)
-    talks(domain, 3, 60, address)
+    stays(domain, 3, 60, address=address)
     assert domain.address(1) in anchors(domain, 3)
     assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(3))}
 
@@ -122,13 +115,13 @@ def test_an_idle_release_that_was_asked_of_an_earlier_gateway_does_not_end_a_pre
     domain.lose = lambda sender, send: (
         (sender, send.destination) == (domain.address(1), domain.address(2)) and isinstance(send.message, BindingUpdate)
     )
-    talks(domain, 2, 310, address)
+    stays(domain, 2, 310, address=address)
     domain.host_at(3, MAC, address=address)
     domain.used = lambda prefix: True
     domain.pass_time(5.0)
     domain.host_at(2, MAC, address=address)
     domain.lose = lambda sender, send: False
-    talks(domain, 2, 60, address)
+    stays(domain, 2, 60, address=address)
     assert domain.address(1) in anchors(domain, 2)
     assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(2))}
 
@@ -199,11 +192,11 @@ def test_one_refusal_of_a_refresh_for_a_wrong_clock_does_not_end_the_session() -
     domain.host_at(1, MAC)
     address = address_in(domain, 1)
     prefix = prefix_at(domain, 1)
-    talks(domain, 1, 290, address)
+    stays(domain, 1, 290, address=address)
     domain.skew[domain.address(1)] = 0.5
     domain.pass_time(15.0)
     domain.skew.clear()
-    talks(domain, 1, 400, address)
+    stays(domain, 1, 400, address=address)
     assert prefix_at(domain, 1) == prefix and session_at(domain, 1).registered
 
 
@@ -224,7 +217,7 @@ def test_an_anchor_that_gave_a_host_two_prefixes_in_a_row_hands_over_the_one_it_
     first = prefix_at(domain, 2)
     domain.host_at(3, MAC, address=address)
     domain.used = lambda prefix: prefix != first
-    talks(domain, 3, 310, address)
+    stays(domain, 3, 310, address=address)
     assert not domain.gw[2].sessions
     domain.host_at(2, MAC, address=address)
     domain.pass_time(1.0)
@@ -251,7 +244,7 @@ def test_no_prefix_reaches_two_hosts_however_long_an_outage_lasts(central: bool)
         domain.lose = lambda sender, send: CENTRAL in (sender, send.destination)
     else:
         domain.lose = lambda sender, send: {sender, send.destination} == {first, second}
-    talks(domain, 2, 3000, address)
+    stays(domain, 2, 3000, address=address)
     for mac in OTHERS:
         domain.host_at(1, mac)
         domain.pass_time(1.0)

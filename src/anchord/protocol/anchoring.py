@@ -256,10 +256,14 @@ class AnchoringRole:
 
     def _is_newer_here(self, request: _Request, session: Session) -> bool:
         """Whether we have asked the CMD for this node ourselves since what we are told now was true."""
-        if session.phase is Phase.AWAY or self._domain.central is None:
-            return False
-        outstanding = self._core.exchanges.outstanding(self._domain.central, session.key)
-        return outstanding is not None and outstanding.ticks > request.ticks > 0
+        asked_ticks = self._asked_ticks(session)
+        return session.phase is not Phase.AWAY and asked_ticks is not None and asked_ticks > request.ticks > 0
+
+    def _asked_ticks(self, session: Session) -> int | None:
+        """The timestamp of the registration that the CMD has not answered; None: there is none."""
+        central = self._domain.central
+        asked = None if central is None else self._core.exchanges.outstanding(central, session.key)
+        return None if asked is None else asked.ticks
 
     def _other_prefixes(self, request: _Request, session: Session) -> tuple[IPv6Network, ...]:
         """What else the node holds (RFC 8885 section 4.3), as far as we are told, or served it with until now."""
@@ -334,8 +338,8 @@ class AnchoringRole:
             return True
         if request.direct or not request.ticks or self._domain.central is None:
             return False
-        asked = self._core.exchanges.outstanding(self._domain.central, session.key)
-        return asked is None or asked.ticks < request.ticks
+        asked_ticks = self._asked_ticks(session)
+        return asked_ticks is None or asked_ticks < request.ticks
 
     def installed(self, session: Session | None, then: Continuation, error: str | None) -> None:
         """The kernel has the tunnel: only now we may say so (or: it has not, and we must not)."""
