@@ -5,7 +5,8 @@ What holds for a locator too (section 3.3) is tried in both modes.
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
+from dataclasses import replace
+from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 from domain import CENTRAL, Domain, domain_settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from test_roaming import MAC, acks, roles, updates
 
 from anchord.declared import Role
+from anchord.protocol.inputs import MessageReceived
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import Limits, Mode, Timing
@@ -85,6 +87,19 @@ def test_row_13_a_timer_releases_a_partial_answer_and_the_rest_is_added_under_th
     late = acks(domain, CENTRAL, new)[-1]
     assert named(late) == [domain.address(1)] and late.sequence == partial.sequence
     assert set(roles(domain, 3)) == {"2001:db8:a1", "2001:db8:a2", "2001:db8:a3"}
+
+
+def test_decision_12_answers_under_one_number_add_no_more_prefixes_than_a_host_may_have() -> None:
+    domain = domain_in(Mode.RELAY)
+    domain.host_at(1, MAC)
+    (answer,) = acks(domain, CENTRAL, domain.address(1))
+    pool = int(IPv6Network("2001:db8:a2::/48").network_address)
+    for number in range(20):
+        more = tuple(PreviousMaar(domain.address(2), IPv6Network((pool | 2 * number + n << 64, 64))) for n in range(2))
+        domain.feed(domain.address(1), MessageReceived(CENTRAL, replace(answer, options=(*answer.options, *more))))
+    (session,) = domain.gw[1].sessions.values()
+    assert sum(len(anchor.prefixes) for anchor in session.anchors) == domain.settings.limits.anchors_per_host
+    assert domain.gw[1].counters.local["limit.prefixes"] > 0
 
 
 def test_decision_12_late_answers_that_come_close_together_share_a_message() -> None:

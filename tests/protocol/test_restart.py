@@ -10,14 +10,15 @@ from domain import CENTRAL, Domain, domain_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from test_life import HOST
-from test_roaming import MAC, acks, entries, roles, updates
+from test_roaming import MAC, OTHER, acks, entries, roles, updates
 
 from anchord.declared import Role
 from anchord.protocol.central import Central
 from anchord.protocol.gateway import Gateway
+from anchord.protocol.identity import mn_id_of_mac, session_key
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import CentralSettings, GatewaySettings, Limits, Mode
-from anchord.wire.messages import BindingUpdate
+from anchord.wire.messages import BindingUpdate, Status
 from anchord.wire.options import Timestamp
 
 
@@ -229,6 +230,19 @@ def test_decision_31_an_anchor_that_lost_its_journal_believes_the_cmd() -> None:
     domain.host_at(3, MAC)
     assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(3))}
     assert acks(domain, domain.address(1), CENTRAL)[-1].status == 0
+
+
+def test_an_anchor_that_lost_its_journal_believes_no_more_than_it_has_room_for() -> None:
+    domain = Domain(settings=domain_settings(limits=Limits(hosts=1)))
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.journal[domain.address(1)].clear()
+    domain.restart(domain.address(1))
+    domain.host_at(1, OTHER)
+    domain.host_at(3, MAC)
+    assert list(domain.gw[1].sessions) == [session_key(mn_id_of_mac(OTHER), OTHER)]
+    assert acks(domain, domain.address(1), CENTRAL)[-1].status == Status.INSUFFICIENT_RESOURCES
+    assert domain.gw[1].counters.local["limit.hosts"] == 1
 
 
 def test_a_prefix_that_rests_still_rests_after_a_restart() -> None:

@@ -200,6 +200,15 @@ def test_records_that_expired_long_ago_are_removed_and_no_others(monkeypatch: py
     assert set(Turn(store).directory.entries) == set(turn.directory.entries)
 
 
+@pytest.mark.parametrize("expires", [10**400, -(10**400)])
+def test_a_time_that_no_float_can_hold_does_not_end_the_purging(turn: Turn, expires: int) -> None:
+    turn.put("absurd", 0, {"expires_wall_s": expires})
+    turn.put("old", 0, {"expires_wall_s": 0})
+    turn.take()
+    turn.directory.purge(1000.0 + embedded.GRACE_S)
+    assert set(turn.directory.entries) == ({"absurd"} if expires > 0 else set())
+
+
 def test_a_watch_tells_every_write_and_resumes_where_it_ended(turn: Turn) -> None:
     first: list[Entry] = []
     stop = turn.directory.watch(1, first.append)

@@ -145,17 +145,18 @@ class AccessInterface:
             if age_s > LATE_S:
                 self.late += 1
                 continue
-            seen = self._read(data, age_s)
+            seen = self.read(data, age_s, time.time())
             if seen is not None:
                 yield seen
 
-    def _read(self, data: bytes, age_s: float) -> Notice | Hello | None:
+    def read(self, data: bytes, age_s: float, now_s: float) -> Notice | Hello | None:
+        """What a frame says that arrived ``age_s`` ago; None: nothing of a host. ``now_s``: seconds since 1970."""
         frame = parse_frame(data)
         mac = frame.source_mac
         if len(mac) != 6 or mac == self.mac or mac[0] & 1 or mac == bytes(6):
             return None
         if frame.ethertype == ETHERTYPE:
-            name = None if self._secret is None else read_hello(self._secret, data, time.time())
+            name = None if self._secret is None else read_hello(self._secret, data, now_s)
             return Hello(self.name, name, mac) if name is not None and name != self._label else None
         address = frame.source if frame.source is not None and frame.source != _UNSPECIFIED else None
         solicited = False

@@ -7,7 +7,7 @@ everything else about a message is checked by the wire layer and the protocol.
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from ipaddress import IPv6Address
 
 from anchord.daemon.complaints import Complaints
@@ -78,9 +78,16 @@ class Transport:
                 # RFC 5213 section 5.3.1 (1): who is nobody to us is not even decoded.
                 yield MessageDropped(IPv6Address(sender[0].partition("%")[0]), "unconfigured-peer")
                 continue
-            try:
-                yield MessageReceived(source, decode(data))
-            except WireError as error:
-                if error.pointer is not None:
-                    self._complaints.say(source, error.pointer, data)
-                yield MessageDropped(source, f"malformed.{error.cause}")
+            yield understand(source, data, self._complaints.say)
+
+
+def understand(
+    source: IPv6Address, data: bytes, complain: Callable[[IPv6Address, int, bytes], None]
+) -> MessageReceived | MessageDropped:
+    """What a peer's bytes are to the protocol. ``complain`` is called where the peer is told (RFC 6275 section 9.2)."""
+    try:
+        return MessageReceived(source, decode(data))
+    except WireError as error:
+        if error.pointer is not None:
+            complain(source, error.pointer, data)
+        return MessageDropped(source, f"malformed.{error.cause}")

@@ -210,3 +210,15 @@ def merge_anchors(known: tuple[Anchor, ...], more: tuple[Anchor, ...]) -> tuple[
         prefixes = tuple(dict.fromkeys((*merged[at].prefixes, *new.prefixes)))
         merged[at] = replace(new, prefixes=prefixes, router=new.router or merged[at].router)
     return tuple(merged)
+
+
+def at_most(anchors: Iterable[Anchor], prefixes: int) -> tuple[Anchor, ...]:
+    """The first of ``anchors``, with no more than so many prefixes between them."""
+    kept: list[Anchor] = []
+    for anchor in anchors:
+        if prefixes <= 0:
+            break
+        surplus = len(anchor.prefixes) > prefixes
+        kept.append(replace(anchor, prefixes=anchor.prefixes[:prefixes]) if surplus else anchor)
+        prefixes -= len(anchor.prefixes)
+    return tuple(kept)

@@ -16,7 +16,7 @@ from anchord.protocol.counters import status_name
 from anchord.protocol.denying import deny
 from anchord.protocol.exchange import Exchange
 from anchord.protocol.finder import Serve
-from anchord.protocol.groups import Anchor, face_options, merge_anchors, read_groups
+from anchord.protocol.groups import Anchor, at_most, face_options, merge_anchors, read_groups
 from anchord.protocol.identity import session_key
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Mode
@@ -168,9 +168,10 @@ class Registering:
             self._core.counters.of(self._central).drop("unmatched-ack")
             return
         told = self._read_anchors(session, ack)
-        merged = merge_anchors(session.anchors, told)
-        if len(told) == len(merged):
-            merged = told  # all of them, in their order: the newest is the last
+        merged = self._merge(session, told)
+        if len(told) == len(merged):  # all of them, in their order: the newest is the last
+            order = [anchor.maar for anchor in told]
+            merged = tuple(sorted(merged, key=lambda anchor: order.index(anchor.maar)))
         if merged != session.anchors:
             self._serve(session, merged, now)
 
@@ -196,7 +197,7 @@ class Registering:
         asked_ticks = session.ticks if exchange is None else exchange.ticks
         if (exchange is None and not recent) or (stamp is not None and stamp.ticks < asked_ticks):
             return False
-        merged = merge_anchors(session.anchors, (anchor,))
+        merged = self._merge(session, (anchor,))
         if merged != session.anchors or session.phase is not Phase.SERVING:
             session.timeline.setdefault("pba", now.monotonic_s)
             early = session.phase is Phase.REGISTERING
@@ -226,7 +227,17 @@ class Registering:
                 continue
             router = anchor.router or self._core.face(session.key, session.mn_id, info.name)
             anchors.append(replace(anchor, prefixes=prefixes, router=router))
-        return tuple(anchors)
+        return self._limited(tuple(anchors))
+
+    def _merge(self, session: Session, more: tuple[Anchor, ...]) -> tuple[Anchor, ...]:
+        """PBAs are additive (decision 12), but not without end."""
+        return self._limited(merge_anchors(session.anchors, more))
+
+    def _limited(self, anchors: tuple[Anchor, ...]) -> tuple[Anchor, ...]:
+        limited = at_most(anchors, self._domain.limits.anchors_per_host)
+        if limited != anchors:
+            self._core.counters.count("limit.prefixes")
+        return limited
 
     # The refusal
 

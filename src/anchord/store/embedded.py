@@ -7,6 +7,7 @@ Questions wait for the next turn of the event loop, and all of one turn share a 
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -178,4 +179,9 @@ class EmbeddedDirectory(Directory):
 def _expires_wall_s(value: Value | None) -> float:
     """When a record is over; at once if it does not say."""
     expires = (value or {}).get("expires_wall_s")
-    return float(expires) if isinstance(expires, int | float) else 0.0
+    if not isinstance(expires, int | float):
+        return 0.0
+    try:
+        return float(expires)
+    except OverflowError:  # JSON has integers that no float can hold
+        return math.inf if expires > 0 else 0.0
