@@ -89,7 +89,7 @@ def test_many_hosts_roam_and_every_address_of_each_answers(labs: dict[str, Domai
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_left_of_hosts_that_have_gone(labs: dict[str, Domain], mode: str) -> None:
+def test_row_86_nothing_is_left_of_hosts_that_have_gone(labs: dict[str, Domain], mode: str) -> None:
     domain = labs[mode]
     wait_for(lambda: not sessions(domain), "every session ends", GONE_S)
     wait_for(lambda: not leftovers(domain), "nothing is left", GONE_S)

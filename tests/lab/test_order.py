@@ -39,7 +39,7 @@ def lab_of() -> Iterator[Callable[[Topology], Domain]]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_ping_pong_faster_than_the_signalling_settles_where_the_host_is(
+def test_decision_17_ping_pong_faster_than_the_signalling_settles_where_the_host_is(
     lab_of: Callable[[Topology], Domain], mode: str
 ) -> None:
     domain = lab_of(topology(3, {"mn1": "gw1"}, **MODES[mode]))

@@ -32,7 +32,7 @@ def advertised(domain: Domain, prefix: IPv6Network) -> list[tuple[int, int, int]
     ]
 
 
-def test_an_idle_prefix_is_given_up_withdrawn_at_the_host_and_rests() -> None:
+def test_row_117_decision_18_an_idle_prefix_is_given_up_withdrawn_at_the_host_and_rests() -> None:
     domain = alone()
     domain.host_at(1, MAC)
     domain.host_at(2, MAC)
