@@ -236,16 +236,6 @@ def test_row_110_the_tunnel_mtu_follows_the_core(make_domain: MakeDomain, make_p
     assert {plane.namespace.json(f"link show {name}")[0]["mtu"] for name in ("an-up0", "an-up1", "an-dn0")} == {1360}
 
 
-def test_summary_names_the_tunnels(pair: Pair) -> None:
+def test_links_name_the_faces_that_are_shown(pair: Pair) -> None:
     pair.hand_over()
-    assert pair.planes[2].forwarding.installed_summary() == [
-        {
-            "peer": str(gateway_address(1)),
-            "local": str(gateway_address(2)),
-            "mtu": 1460,
-            "imported": [str(prefix(1))],
-            "exported": [],
-            "transit": [],
-        }
-    ]
     assert dict(pair.planes[2].forwarding.links) == {router(1).mac: "acc0", router(2).mac: "acc0"}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_scenes import ip, show, topology, wait_for
+from lab_scenes import MODES, ip, show, topology, wait_for
 
 from anchord.lab.domain import Domain
 from anchord.lab.links import Links
@@ -36,14 +36,6 @@ GATEWAYS = ("gw1", "gw2", "gw3")
 SETTLED_S = 30.0
 GONE_S = 90.0
 LIFETIMES = {"valid_s": 30, "preferred_s": 15, "router_s": 30, "advertise_every_s": 10, "binding_s": 12}
-# The domain's settings that make each mode.
-MODES: dict[str, dict[str, Any]] = {
-    "proxy": {},
-    "relay": {"domain": {"central": {"mode": "relay"}}},
-    "locator": {"domain": {"central": {"mode": "locator"}}},
-    "directory": {"finder": "directory", "central": None},
-    "anchor-known": {"finder": "anchor-known", "central": None},
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
