@@ -455,7 +455,7 @@ def test_row_101_after_157_the_gateway_registers_again_with_a_newer_timestamp() 
     assert session.phase is Phase.SERVING and session.registered
 
 
-def test_row_101_157_is_answered_at_once_by_the_time_of_now_but_only_once() -> None:
+def test_row_101_status_157_is_answered_at_once_by_the_time_of_now_but_only_once() -> None:
     domain = Domain()
     domain.host_at(1, MAC, settle=False)
     (first,) = updates(domain, domain.address(1), CENTRAL)
