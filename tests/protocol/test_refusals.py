@@ -416,6 +416,18 @@ def test_row_98_139_an_acknowledgement_nobody_waits_for_changes_nothing() -> Non
     assert domain.gw[1].counters.of(CENTRAL).dropped == {"unmatched-ack": 1}
 
 
+def test_row_139_while_an_answer_is_awaited_another_number_is_not_it() -> None:
+    domain = Domain()
+    domain.lose = lambda sender, send: sender == CENTRAL
+    domain.host_at(1, MAC)
+    (ack,) = acks(domain, CENTRAL, domain.address(1))
+    (session,) = domain.gw[1].sessions.values()
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, replace(ack, sequence=ack.sequence + 5)))
+    assert not session.registered and domain.gw[1].counters.of(CENTRAL).dropped == {"unmatched-ack": 1}
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, ack))
+    assert session.registered
+
+
 def test_row_99_an_answer_about_somebody_else_is_ignored_and_not_asked_again() -> None:
     domain = Domain()
     domain.hold_kernel = True
