@@ -43,7 +43,7 @@ from anchord.wire.messages import (
 )
 
 # Only a part of a message that is counted so is refused; the rest is believed.
-PARTLY = ("malformed-option", "foreign-anchor", "orphan-option", "foreign-prefix")
+PARTLY = ("malformed-option", "foreign-anchor", "orphan-option", "foreign-prefix", "restart-too-soon")
 # Refused, and yet something is remembered: by cause, where, and why that is right.
 ALLOWED: tuple[tuple[str, str, str], ...] = (
     ("unknown-type", r"\._error_sent_s", "Binding Errors are rate limited (RFC 6275 section 9.3.3)"),

@@ -297,6 +297,17 @@ def test_row_99_a_wrong_echo_is_ignored_and_not_asked_again() -> None:
     assert domain.gw[1].counters.of(LMA).dropped == {"echo-mismatch": 1}
 
 
+def test_row_99_a_wrong_echo_says_nothing_of_clocks_either() -> None:
+    domain = Plain()
+    wrong = MobileNodeLinkLayerIdentifier(OTHER)
+    domain.alter(
+        lambda ack: replace(ack, status=int(Status.TIMESTAMP_MISMATCH), options=(*ack.options[:2], wrong, Timestamp(1)))
+    )
+    domain.host_at(1, MAC)
+    counters = domain.gw[1].counters.of(LMA)
+    assert counters.dropped == {"echo-mismatch": 1} and counters.clock_skew_ms is None
+
+
 def test_row_37_an_answer_with_d_is_not_believed() -> None:
     domain = Plain()
     domain.alter(lambda ack: replace(ack, flags=ack.flags | BindingAckFlag.DISTRIBUTED))
