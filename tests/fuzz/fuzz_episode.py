@@ -59,6 +59,11 @@ ALLOWED: tuple[tuple[str, str, str], ...] = (
         "who asks for a node that is here, and has heard it earlier, is told so by a PBU of our own",
     ),
     ("not-distributed", r"/Exchanges\.", "who does not know D is not asked again"),
+    (
+        "frame.before-departure",
+        r"/Session\.(address|heard_s|probes)",
+        "it does not say where its host is now, but it may show an address of it",
+    ),
     ("frame", r"\._attach_(tokens|filled_s)", "attaches are rate limited"),
 )
 

@@ -130,10 +130,11 @@ class Mag:
             core.report("echo-mismatch", "error", session=exchange.session)
             core.exchanges.cancel(source, exchange.session)
             return True
-        core.compare_clocks(source, ack, now)
         if ack.flags & BindingAckFlag.DISTRIBUTED or not ack.flags & BindingAckFlag.PROXY:
             counters.drop("not-a-plain-ack")
-        elif ack.status >= 128:
+            return True
+        core.compare_clocks(source, ack, now)
+        if ack.status >= 128:
             counters.refuse(ack.status)
             self._refused(session, exchange, ack, now)
         else:
