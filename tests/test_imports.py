@@ -11,7 +11,19 @@ import pytest
 import anchord
 
 ROOT = Path(anchord.__file__).parent
-EVERYTHING = {"wire", "declared", "protocol", "kernel", "attachment", "store", "daemon", "lab", "cli", "__main__"}
+EVERYTHING = {
+    "wire",
+    "declared",
+    "protocol",
+    "kernel",
+    "attachment",
+    "store",
+    "daemon",
+    "lab",
+    "cli",
+    "spelling",
+    "__main__",
+}
 MAY_IMPORT = {
     "wire": {"wire"},
     "declared": {"declared"},
@@ -22,6 +34,7 @@ MAY_IMPORT = {
     "daemon": EVERYTHING - {"lab", "cli", "__main__"},
     "lab": EVERYTHING - {"cli", "__main__"},
     "cli": EVERYTHING,
+    "spelling": {"spelling"},
     "__main__": {"cli"},
 }
 # The protocol gets its time, its randomness and its messages handed in; so does the wire layer.

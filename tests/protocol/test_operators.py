@@ -160,6 +160,43 @@ def test_p7_what_the_lmas_kernel_refuses_is_not_promised() -> None:
     assert not domain.gw[3].sessions and domain.lma.counters.local["forwarding.failed"]
 
 
+def test_p7_what_the_lmas_kernel_refused_is_declared_again_until_it_is_true() -> None:
+    domain = Operators()
+    domain.host_at(1, MAC)
+    domain.host_at(3, MAC)
+    domain.kernel = lambda address, state: "busy" if address == CENTRAL else None
+    domain.host_at(4, MAC)
+    domain.lose = lambda sender, send: True  # nobody's message is what helps
+    domain.declared[CENTRAL].clear()  # it has not been done
+    failed = domain.lma.counters.local["forwarding.failed"]
+    domain.pass_time(2.5)
+    assert domain.lma.counters.local["forwarding.failed"] == failed + 2
+    domain.declared[CENTRAL].clear()
+    domain.kernel = lambda address, state: None
+    domain.pass_time(1.0)
+    assert [(entry.peer, entry.anchor) for entry in transit(domain)] == [(domain.address(4), domain.address(1))]
+    domain.declared[CENTRAL].clear()
+    domain.pass_time(5.0)
+    assert transit(domain) == (), "installed: not declared once more"
+
+
+def test_p7_the_end_of_a_transit_that_the_lmas_kernel_refuses_is_declared_again() -> None:
+    domain = Operators()
+    domain.host_at(1, MAC)
+    domain.host_at(3, MAC)
+    ends: list[HostState] = []
+
+    def refuse_the_end(address: object, state: HostState) -> str | None:
+        if address == CENTRAL and not state.entries:
+            ends.append(state)
+            return "busy" if len(ends) == 1 else None
+        return None
+
+    domain.kernel = refuse_the_end
+    domain.pass_time(3000)
+    assert not domain.lma.bindings and len(ends) == 2
+
+
 def test_p7_the_end_of_the_session_ends_it_with_every_operator() -> None:
     domain = Operators()
     domain.host_at(1, MAC)

@@ -11,14 +11,18 @@ from test_roaming import MAC, OTHER, acks, roles, updates
 
 from anchord.declared import LogicalRouter, Role
 from anchord.protocol.central import Central
+from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import ticks_of
 from anchord.protocol.gateway import Gateway
 from anchord.protocol.inputs import MessageDropped, MessageReceived
+from anchord.protocol.outbox import Outbox
+from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import CentralSettings
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingError,
+    BindingErrorStatus,
     BindingUpdate,
     BindingUpdateFlag,
     Message,
@@ -97,14 +101,14 @@ def ask(domain: Domain, message: Message, source: IPv6Address | None = None) -> 
     ],
     ids=str,
 )
-def test_rows_56_to_66_each_fault_has_its_status_and_changes_nothing(status: int, changes: dict[str, object]) -> None:
+def test_row_56_61_62_63_66_84_decision_5_21_each_fault_has_its_status(status: int, changes: dict[str, object]) -> None:
     domain = Domain()
     (ack,) = ask(domain, registration(domain, **changes))
     assert ack.status == status
     assert not domain.central.bindings and not domain.journal[CENTRAL].get("binding")
 
 
-def test_row_53_60_the_order_of_checks_identity_before_time_before_content() -> None:
+def test_row_52_60_the_order_of_checks_identity_before_time_before_content() -> None:
     domain = Domain()
     old = Timestamp(ticks_of(START_WALL_S - 60))
     all_wrong = registration(domain, MobileNodeIdentifier=None, HomeNetworkPrefix=None, Timestamp=old)
@@ -142,6 +146,36 @@ def test_row_133_no_binding_error_about_a_binding_error_or_to_a_group() -> None:
             peer = domain.address(2)
             domain.feed(node, MessageReceived(peer, message, unicast))
     assert not domain.sent
+
+
+@pytest.mark.parametrize("status", list(BindingErrorStatus))
+def test_row_133_whoever_does_not_understand_a_binding_error_says_nothing(status: BindingErrorStatus) -> None:
+    domain = Domain()
+    peer = domain.address(2)
+    out = Outbox(Counters((peer,)))
+    out.unrecognized(MessageReceived(peer, BindingError(status)), domain.now)
+    assert out.take_outputs() == [] and out.counters.of(peer).dropped == {}
+    out.unrecognized(MessageReceived(peer, UnknownMessage(77, bytes(2))), domain.now)
+    assert out.take_outputs() == [Send(peer, BindingError(BindingErrorStatus.UNRECOGNIZED_MH_TYPE))]
+
+
+@pytest.mark.parametrize("identifier", [None, MobileNodeIdentifier(5, b"")], ids=["none", "empty"])
+def test_row_56_an_anchor_refuses_an_update_about_nobody_with_160(identifier: MobileNodeIdentifier | None) -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.sent.clear()
+    held = str(domain.shown[-1][1].prefixes[0].prefix)
+    serving = ServingMaar(domain.address(2))
+    update = registration(domain, prefix=held, sequence=70, MobileNodeIdentifier=identifier, extra=serving)
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, update))
+    (sent,) = [send for _, send in domain.sent]
+    assert isinstance(sent.message, BindingAcknowledgement)
+    assert (sent.destination, sent.message.status) == (CENTRAL, 160)
+    # RFC 5213 section 5.3.6: a PBA to a PBU without an identifier has an empty one.
+    echoed = sent.message.first(MobileNodeIdentifier)
+    assert echoed is not None and echoed.identifier == b""
+    assert domain.gw[1].counters.of(CENTRAL).refused == {"missing-mn-identifier-option": 1}
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.ANCHORED, None)}
 
 
 def test_row_70_a_registration_within_the_delay_is_a_session_that_does_not_end() -> None:
@@ -239,7 +273,7 @@ def test_row_85_135_without_timestamps_the_sequence_number_decides() -> None:
     assert ask(domain, registration(domain, Timestamp=None, sequence=8))[0].status == 0
 
 
-def test_row_134_sequence_numbers_are_compared_modulo_65536() -> None:
+def test_row_134_135_sequence_numbers_are_compared_modulo_65536() -> None:
     domain = Domain()
     ask(domain, registration(domain, Timestamp=None, sequence=65535))
     assert ask(domain, registration(domain, Timestamp=None, sequence=3))[0].status == 0
@@ -254,7 +288,7 @@ def test_decision_6_a_refresh_with_a_foreign_prefix_set_gets_159() -> None:
     assert ask(domain, refresh)[0].status == 159
 
 
-def test_row_47_nothing_from_an_address_that_is_not_configured() -> None:
+def test_row_47_decision_36_nothing_from_an_address_that_is_not_configured() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     for node in (CENTRAL, domain.address(1)):
@@ -273,7 +307,7 @@ def test_strangers_make_no_table_grow() -> None:
     assert domain.central.counters.strangers.messages_in == 1000
 
 
-def test_gateways_do_not_believe_each_other_while_a_cmd_stands_between_them() -> None:
+def test_row_47_gateways_do_not_believe_each_other_while_a_cmd_stands_between_them() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     forged = registration(domain, ServingMaar=ServingMaar(domain.address(2)))
@@ -357,7 +391,7 @@ def test_decision_17_an_older_update_does_not_move_the_tunnel_back() -> None:
     assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(3))}
 
 
-def test_row_69_a_deregistration_by_another_gateway_than_the_serving_one_is_ignored() -> None:
+def test_row_21_69_a_deregistration_by_another_gateway_than_the_serving_one_is_ignored() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     held = str(domain.shown[-1][1].prefixes[0].prefix)
@@ -446,7 +480,7 @@ def test_row_135_141_the_named_sequence_number_is_adopted() -> None:
     assert updates(domain, domain.address(1), CENTRAL)[-1].sequence == 4001
 
 
-def test_an_anchor_outside_its_own_pool_is_not_believed() -> None:
+def test_row_51_an_anchor_outside_its_own_pool_is_not_believed() -> None:
     """A CMD that names gw3 as the anchor of a prefix of gw1's pool."""
     domain = Domain()
     domain.host_at(2, MAC, settle=False)
@@ -578,7 +612,7 @@ def test_row_85_without_timestamps_an_anchor_goes_by_sequence_number() -> None:
 
 
 @pytest.mark.parametrize("asked", ["fe80::77", "::"])
-def test_row_75_a_link_local_address_option_is_answered_with_one(asked: str) -> None:
+def test_row_75_decision_28_a_link_local_address_option_is_answered_with_one(asked: str) -> None:
     domain = Domain()
     face = LogicalRouter(bytes.fromhex("020102030405"), IPv6Address("fe80::1:2ff:fe03:405"))
     message = registration(domain, a=LinkLocalAddress(IPv6Address(asked)), b=DlifLinkLocalAddress(face.address))

@@ -18,7 +18,7 @@ from anchord.declared import Role
 from anchord.protocol.inputs import MessageReceived
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase
-from anchord.protocol.settings import Mode, Timing
+from anchord.protocol.settings import Limits, Mode, Timing
 from anchord.wire.messages import BindingAcknowledgement, UpdateNotification
 from anchord.wire.options import PreviousMaar, ServingMaar
 
@@ -184,6 +184,32 @@ def test_decision_13_an_anchor_that_stays_silent_delays_only_one_handover_and_jo
     domain.pass_time(5.0)
     assert roles(domain, 4)["2001:db8:a1"] == (Role.IMPORTED, domain.address(1))
     assert roles(domain, 1)["2001:db8:a1"] == (Role.EXPORTED, domain.address(4))
+
+
+def preferred_at(domain: Domain, number: int) -> set[str]:
+    """Of which prefixes the gateway has last told the host to take addresses for new connections."""
+    told = {
+        str(prefix.prefix)[:11]: prefix.preferred_s
+        for address, order in domain.shown
+        if address == domain.address(number)
+        for prefix in order.prefixes
+    }
+    return {prefix for prefix, preferred_s in told.items() if preferred_s}
+
+
+@pytest.mark.parametrize("late", [2, 3], ids=["an older one", "the newest"])
+def test_decision_12_18_a_late_answer_leaves_the_newest_prefix_preferred_when_the_budget_is_spent(late: int) -> None:
+    domain = domain_in(Mode.RELAY, 5, limits=Limits(anchors_per_host=3))
+    moved_along(domain, 1, 2, 3, 4)
+    assert preferred_at(domain, 4) == {"2001:db8:a3"}
+    unheard(domain, late)
+    domain.host_at(5, MAC)
+    domain.pass_time(0.2)
+    assert preferred_at(domain, 5) == {"2001:db8:a2" if late == 3 else "2001:db8:a3"}
+    heard(domain)
+    domain.pass_time(2.0)
+    assert named(acks(domain, CENTRAL, domain.address(5))[-1]) == [domain.address(2), domain.address(3)]
+    assert preferred_at(domain, 5) == {"2001:db8:a3"}
 
 
 @both

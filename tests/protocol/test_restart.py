@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 from domain import CENTRAL, Domain, domain_settings
@@ -18,7 +18,8 @@ from anchord.protocol.gateway import Gateway
 from anchord.protocol.identity import mn_id_of_mac, session_key
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import CentralSettings, GatewaySettings, Limits, Mode
-from anchord.wire.messages import Status
+from anchord.wire.messages import BindingUpdate, Status
+from anchord.wire.options import Timestamp
 
 
 def test_decision_32_after_a_restart_of_the_cmd_the_next_handover_finds_every_anchor() -> None:
@@ -31,17 +32,13 @@ def test_decision_32_after_a_restart_of_the_cmd_the_next_handover_finds_every_an
     assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(3))}
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["another pool", "gone"])
-def test_row_138_no_binding_outlives_the_pool_that_its_prefix_is_of(there: bool) -> None:
-    domain = Domain()
-    for number in (1, 2, 3):
-        domain.host_at(number, MAC)
-    # Every domain file gives gw1 another pool, or knows it no more, and everybody is started anew.
+def started_anew_without_the_pool_of(domain: Domain, loser: int, there: bool) -> IPv6Address:
+    """Every domain file gives that gateway another pool (``there``) or knows it no more, and everybody is restarted."""
     gateways = dict(domain.settings.gateways)
-    first = gateways.pop(domain.address(1))
+    changed = gateways.pop(domain.address(loser))
     if there:
-        gateways[first.address] = replace(first, pools=(IPv6Network("2001:db8:ee::/48"),))
-    del domain.nodes[first.address]
+        gateways[changed.address] = replace(changed, pools=(IPv6Network("2001:db8:ee::/48"),))
+    del domain.nodes[changed.address]
     domain.settings = replace(domain.settings, gateways=gateways)
     domain.central = domain.nodes[CENTRAL] = Central(CentralSettings(domain.settings))
     for number in domain.gw:
@@ -54,13 +51,51 @@ def test_row_138_no_binding_outlives_the_pool_that_its_prefix_is_of(there: bool)
         journal = {table: dict(rows) for table, rows in domain.journal[address].items()}
         domain.perform(address, domain.nodes[address].restore(journal, domain.now))
     domain.settle()
+    return changed.address
+
+
+another_pool_or_gone = pytest.mark.parametrize("there", [True, False], ids=["another pool", "gone"])
+
+
+@another_pool_or_gone
+def test_row_138_no_binding_outlives_the_pool_that_its_prefix_is_of(there: bool) -> None:
+    domain = Domain()
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+    first = started_anew_without_the_pool_of(domain, 1, there)
     (binding,) = domain.central.bindings.values()
     assert [anchor.maar for anchor in binding.anchors] == [domain.address(2)]
     domain.host_at(3, MAC, solicited=True, reassociated=True)
     domain.pass_time(2.0)
     assert set(roles(domain, 3)) == {"2001:db8:a2", "2001:db8:a3"}
-    assert updates(domain, CENTRAL, first.address) == []
+    assert updates(domain, CENTRAL, first) == []
     assert not there or (not domain.gw[1].sessions and roles(domain, 1) == {})
+
+
+@another_pool_or_gone
+def test_row_138_a_session_whose_serving_gateway_lost_its_pool_ends_and_every_anchor_hears_of_it(there: bool) -> None:
+    domain = Domain()
+    for number in (1, 2):
+        domain.host_at(number, MAC)
+    started_anew_without_the_pool_of(domain, 2, there)
+    domain.pass_time(11.0)  # MinDelayBeforeBCEDelete
+    assert not domain.central.bindings and not domain.gw[1].sessions
+    assert domain.journal[CENTRAL]["binding"] == {}
+
+
+@another_pool_or_gone
+def test_row_138_the_host_of_a_gateway_that_lost_its_pool_keeps_its_anchors_where_it_goes_on(there: bool) -> None:
+    domain = Domain()
+    for number in (1, 2):
+        domain.host_at(number, MAC)
+    lost = started_anew_without_the_pool_of(domain, 2, there)
+    domain.pass_time(2.0)
+    domain.host_at(3, MAC)
+    domain.pass_time(20.0)
+    (binding,) = domain.central.bindings.values()
+    assert binding.serving.maar == domain.address(3) and binding.anchor(domain.address(1)) is not None
+    assert binding.anchor(lost) is None
+    assert set(roles(domain, 3)) == {"2001:db8:a1", "2001:db8:a3"}
 
 
 def test_decision_26_a_cmd_that_lost_its_store_learns_the_anchors_from_a_refresh() -> None:
@@ -268,3 +303,90 @@ def test_whatever_crashes_no_prefix_ever_has_two_hosts(steps: list[tuple[str, in
             for advertised in order.prefixes:
                 if advertised.valid_s:
                     assert holder.setdefault(str(advertised.prefix), order.mac) == order.mac
+
+
+def told_of_the_end(domain: Domain, number: int) -> list[BindingUpdate]:
+    return [update for update in updates(domain, CENTRAL, domain.address(number)) if not update.lifetime_s]
+
+
+def test_decision_20_a_cmd_that_crashes_while_it_tells_of_an_end_goes_on_with_it() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.lose = lambda sender, send: domain.address(1) in (sender, send.destination)
+    domain.pass_time(640.0)
+    assert not domain.central.bindings and domain.gw[1].sessions
+    before = told_of_the_end(domain, 1)[-1]
+    domain.restart(CENTRAL)
+    after = told_of_the_end(domain, 1)[-1]
+    stamps = [update.first(Timestamp) for update in (before, after)]
+    assert after.sequence != before.sequence and stamps[0] and stamps[1] and stamps[0].ticks < stamps[1].ticks
+    domain.lose = lambda sender, send: False
+    domain.pass_time(2.0)
+    assert not domain.gw[1].sessions
+    assert domain.journal[CENTRAL]["dismissal"] == {}
+
+
+def test_decision_20_an_end_that_an_anchor_never_hears_of_is_not_kept_for_ever() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.lose = lambda sender, send: domain.address(1) in (sender, send.destination)
+    domain.pass_time(640.0)
+    for _ in range(80):  # however often the CMD starts anew, and counts its tries from the beginning
+        domain.pass_time(25.0)
+        domain.restart(CENTRAL)
+    assert not domain.gw[1].sessions, "decision 19: the anchor has let go by itself"
+    assert domain.journal[CENTRAL]["dismissal"] == {}
+    domain.sent.clear()
+    domain.pass_time(120.0)
+    assert not told_of_the_end(domain, 1)
+
+
+def test_decision_18_a_prefix_given_up_for_the_budget_is_told_after_a_crash_and_not_for_ever() -> None:
+    settings = domain_settings(3, limits=Limits(anchors_per_host=2))
+    domain = Domain(settings=settings)
+    domain.host_at(1, MAC)
+    domain.pass_time(2.0)
+    domain.host_at(2, MAC)
+    domain.pass_time(2.0)
+    domain.lose = lambda sender, send: domain.address(1) in (sender, send.destination)
+    domain.host_at(3, MAC, address=IPv6Address("fe80::1234"))
+    domain.pass_time(2.0)
+    assert told_of_the_end(domain, 1) and domain.journal[CENTRAL]["dismissal"]
+    domain.restart(CENTRAL)
+    domain.sent.clear()
+    domain.pass_time(5.0)
+    assert told_of_the_end(domain, 1)
+    for _ in range(40):
+        domain.host_at(3, MAC, solicited=True)
+        domain.pass_time(60.0)
+    (binding,) = domain.central.bindings.values()
+    assert binding.serving.maar == domain.address(3)
+    assert domain.journal[CENTRAL]["dismissal"] == {}
+
+
+def test_a_host_that_is_back_at_an_anchor_ends_what_the_cmd_had_still_to_tell_it() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.lose = lambda sender, send: sender == CENTRAL and send.destination == domain.address(1)
+    domain.pass_time(640.0)
+    assert domain.journal[CENTRAL]["dismissal"]
+    domain.lose = lambda sender, send: False
+    domain.host_at(1, MAC)
+    assert domain.journal[CENTRAL]["dismissal"] == {}
+    domain.restart(CENTRAL)
+    domain.pass_time(60.0)
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.ANCHORED, None)}
+
+
+def test_a_limit_on_ends_that_are_kept_is_counted_and_stops_no_end() -> None:
+    domain = Domain(settings=domain_settings(3, limits=Limits(bindings=1)))
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+    domain.lose = lambda sender, send: CENTRAL in (sender, send.destination)
+    domain.pass_time(640.0)
+    assert len(domain.journal[CENTRAL]["dismissal"]) == 1
+    assert domain.central.counters.local["limit.dismissals"] == 1
+    assert told_of_the_end(domain, 1) and told_of_the_end(domain, 2)

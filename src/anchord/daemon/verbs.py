@@ -31,6 +31,7 @@ _DAEMON_OPTIONS = [
 ]  # fmt: skip
 
 
+_NO_NEIGHBOURS = "a host that has not yet used an address of an anchor is served with a new prefix alone until it does"
 EXAMPLE_SECRET = b"replace me"  # how the secret in examples/config/domain.toml begins
 
 
@@ -110,6 +111,8 @@ def _configured(path: Path, check_only: bool, log: str, log_level: str, role: st
         sys.exit(error.exit_code)
     if check_only:
         click.echo(f"{path}: ok, domain {node.domain.name} {node.domain.digest[:16]}")
+        if role == "gateway" and node.domain.finder == "anchor-known" and not node.neighbours:
+            click.echo(f"{path}: neighbours: none: {_NO_NEIGHBOURS}")
         sys.exit(0)
     logs.set_up("json" if log == "json" else "text", getattr(logging, log_level.upper()))
     return node
@@ -213,11 +216,16 @@ def _socket(path: Path | None, node: str | None, run: Path) -> Path:
     """The socket to ask: as given, that of the node given, or the only one there is."""
     from anchord.daemon.control import NotReachableError
 
+    if path is not None and node is not None:
+        raise click.UsageError("--socket and --node both name a daemon, expected one of them")
     if path is not None:
         return path
-    if node is not None:
-        return run / f"{node}.sock"
     found = sorted(run.glob("*.sock")) if run.is_dir() else []
+    if node is not None:
+        there = [each.stem for each in found]
+        if there and node not in there:
+            raise NotReachableError(f"daemon not reachable: no {node}.sock in {run}, which has: {', '.join(there)}")
+        return run / f"{node}.sock"
     if not found:
         raise NotReachableError(f"daemon not reachable: no socket in {run}")
     if len(found) > 1:

@@ -44,7 +44,7 @@ class Advertising:
         if session.is_fixed:
             self._advertise_home(session)
         else:
-            self._advertise_anchors(session)
+            self._advertise_anchors(session, now)
         self._core.timers.set(("advertise", session.key), now.monotonic_s + lifetimes.advertise_every_s)
 
     def _advertise_home(self, session: Session) -> None:
@@ -55,7 +55,7 @@ class Advertising:
             router_s, resolvers = lifetimes.router_s, self._own_resolvers
             self._show(session, anchor.router, home, router_s, Preference.MEDIUM, resolvers=resolvers)
 
-    def _advertise_anchors(self, session: Session) -> None:
+    def _advertise_anchors(self, session: Session, now: Instant) -> None:
         lifetimes = self._core.settings.domain.lifetimes
         shown: tuple[AdvertisedPrefix, ...] = ()
         if not session.withheld:
@@ -71,7 +71,10 @@ class Advertising:
             # Preferred 0: old connections go on, new ones take the new prefix. The router stays, at low preference:
             # it is the next hop of what is anchored there (decision 23).
             preferred_s = lifetimes.preferred_s if anchor is preferred else 0
-            old = tuple(AdvertisedPrefix(prefix, lifetimes.valid_s, preferred_s) for prefix in anchor.prefixes)
+            valid_s = lifetimes.valid_s
+            if session.fading is not None and session.fading[0] == anchor.maar:
+                valid_s = max(int(valid_s - (now.monotonic_s - session.fading[1])), 0)
+            old = tuple(AdvertisedPrefix(prefix, valid_s, preferred_s) for prefix in anchor.prefixes)
             self._show_anchor(session, anchor, old, lifetimes.router_s, Preference.LOW)
 
     def answer(self, session: Session, now: Instant) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 from typing import Protocol
 
 from anchord.protocol.core import Continuation, GatewayCore
@@ -102,8 +102,8 @@ class Serving(Protocol):
     def abandon(self, session: Session) -> None:
         """The node is elsewhere."""
 
-    def lose_anchor(self, session: Session, maar: IPv6Address, now: Instant) -> None:
-        """An anchor gives up what it anchors of a node that is here."""
+    def lose_anchor(self, session: Session, maar: IPv6Address, now: Instant) -> bool:
+        """An anchor gives up what it anchors of a node that is here; False: it is needed."""
 
     def claim(self, session: Session, elsewhere: IPv6Address, now: Instant) -> None:
         """A gateway has asked for a node that is here."""
@@ -141,6 +141,8 @@ class AnchoringRole:
             self._refuse(update, source, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
         elif verdict.direct and not self._is_theirs(verdict, session):
             self._refuse(update, source, Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX, now)
+        elif verdict.direct and session.phase is Phase.SERVING and session.withheld and not session.shown:
+            self._dismiss(verdict, session, now)
         elif not verdict.ticks and not sequence_is_newer(update.sequence, session.told_sequence):
             # RFC 6275 section 9.5.1: where no timestamps are in use, sequence numbers order the CMD's updates.
             self._refuse(update, source, Status.SEQUENCE_NUMBER_OUT_OF_WINDOW, now, session.told_sequence)
@@ -233,26 +235,24 @@ class AnchoringRole:
         if moved and session.serving is not None:
             # What we asked of the gateway that served it, to let us go, was about another situation.
             core.exchanges.cancel(session.serving, session.key)
+        if moved:
+            session.before = session.serving
         session.serving = request.serving
         session.told_sequence = request.update.sequence
         session.ticks = max(session.ticks, request.ticks)
         lifetime_s = request.update.lifetime_s * domain.timing.dead_man_lifetimes
         session.expires_wall_s = now.wall_s + lifetime_s
         core.timers.set(("expire", session.key), now.monotonic_s + lifetime_s)
-        session.others = self._other_prefixes(request, session)
+        self._note_others(request, session)
         if not newer_here:
             # Decision 17: at once, and whatever we had asked for earlier is void.
             self._serving.abandon(session)
             session.phase = Phase.AWAY
-            session.anchors = ()
+            session.anchors, session.ages, session.fading = (), (), None
             if moved:
                 session.left_s = now.monotonic_s
             core.detach(session)
-        to: tuple[IPv6Address, ...] = (request.source,)
-        if domain.mode is Mode.LOCATOR and not request.direct and request.serving is not None:
-            to = (request.serving, *to)  # the one that forwards first (RFC 8885 section 3.3)
-        core.declare(session, Continuation(session.key, self._acknowledgement(request, session), to))
-        core.persist(session)
+        self._answer(request, session)
         if not newer_here and moved:
             core.timers.set(("idle", session.key), now.monotonic_s + domain.timing.idle_release_s)
         if moved:
@@ -260,21 +260,50 @@ class AnchoringRole:
 
     def _is_newer_here(self, request: _Request, session: Session) -> bool:
         """Whether we have asked the CMD for this node ourselves since what we are told now was true."""
-        if session.phase is Phase.AWAY or self._domain.central is None:
-            return False
-        outstanding = self._core.exchanges.outstanding(self._domain.central, session.key)
-        return outstanding is not None and outstanding.ticks > request.ticks > 0
+        asked_ticks = self._asked_ticks(session)
+        return session.phase is not Phase.AWAY and asked_ticks is not None and asked_ticks > request.ticks > 0
 
-    def _other_prefixes(self, request: _Request, session: Session) -> tuple[IPv6Network, ...]:
-        """What else the node holds (RFC 8885 section 4.3), as far as we are told, or served it with until now."""
-        prefixes = [option.prefix for option in request.update.all(AnchoredPrefix)]
+    def _asked_ticks(self, session: Session) -> int | None:
+        """The timestamp of the registration that the CMD has not answered; None: there is none."""
+        central = self._domain.central
+        asked = None if central is None else self._core.exchanges.outstanding(central, session.key)
+        return None if asked is None else asked.ticks
+
+    def _answer(self, request: _Request, session: Session) -> None:
+        """Have the kernel export the prefix, and say so.
+
+        To the CMD when it is true. A serving gateway that asked us itself has nothing to do but wait for our answer:
+        with it both kernels work at the same time, and what ours refuses is declared again until it takes it.
+        """
+        core, ack = self._core, self._acknowledgement(request, session)
+        if request.direct:
+            core.declare(session, Continuation(session.key))
+            core.persist(session)
+            core.emit(Send(request.source, ack))
+            return
+        to: tuple[IPv6Address, ...] = (request.source,)
+        if self._domain.mode is Mode.LOCATOR and request.serving is not None:
+            to = (request.serving, *to)  # the one that forwards first (RFC 8885 section 3.3)
+        core.declare(session, Continuation(session.key, ack, to))
+        core.persist(session)
+
+    def _note_others(self, request: _Request, session: Session) -> None:
+        """What else the node holds (RFC 8885 section 4.3), as far as we are told, or served it with until now.
+
+        Gateways list it from the oldest to the newest, our own prefix in its place; at the CMD ages are kept.
+        """
+        listed = [option.prefix for option in request.update.all(AnchoredPrefix)]
         handoff = request.update.first(HandoffIndicator)
         if request.direct and handoff is not None and handoff.value != Handoff.UNCHANGED:
-            # Who has just begun to ask by itself knows less than we do.
-            prefixes += [prefix for anchor in session.anchors for prefix in anchor.prefixes]
-            prefixes += session.others
-        others = dict.fromkeys(prefix for prefix in prefixes if prefix != session.prefix)
-        return tuple(others)[: self._domain.limits.anchors_per_host]
+            # Who has just begun to ask by itself knows less than we do; what it gives the node itself is the newest.
+            known = [prefix for anchor in session.anchors for prefix in anchor.prefixes]
+            known += (*session.others[: session.older], session.prefix, *session.others[session.older :])
+            anchor = self._domain.gateways.get(request.source)
+            newest = [prefix for prefix in listed if anchor is not None and anchor.owns(prefix)]
+            listed = [prefix for prefix in (*known, *listed) if prefix not in newest] + newest
+        order = list(dict.fromkeys((*listed, session.prefix)))[-2 * self._domain.limits.anchors_per_host :]
+        session.older = order.index(session.prefix) if session.prefix in order else 0
+        session.others = tuple(prefix for prefix in order if prefix != session.prefix)
 
     def _acknowledgement(self, request: _Request, session: Session) -> BindingAcknowledgement:
         """Our prefix, the Serving MAAR echoed (decision 3), our face and our local networks (decisions 2 and 27).
@@ -287,31 +316,55 @@ class AnchoringRole:
             options.append(ServingMaar(request.serving))
         options += face_options(session.router, self._core.settings.me.local_networks)
         if request.direct:
-            for anchor in self._others(session):
-                if anchor.maar != request.source:
-                    options += write_group(anchor)
+            for anchor in self._by_age(session, request.source):
+                options += write_group(anchor)
         return BindingAcknowledgement(
             int(Status.ACCEPTED), request.update.sequence, request.update.lifetime_s, PBA_FLAGS, tuple(options)
         )
 
-    def _others(self, session: Session) -> list[Anchor]:
-        """The gateways that anchor what else the node holds, as far as we were told."""
+    def _by_age(self, session: Session, asking: IPv6Address) -> list[Anchor]:
+        """The gateways that anchor what the node holds, as far as we were told, oldest first.
+
+        We are among them if we are not the newest: that is how our own place is told.
+        """
         found: dict[IPv6Address, Anchor] = {}
-        for prefix in session.others:
+        for prefix in (*session.others[: session.older], session.prefix, *session.others[session.older :]):
             owner = self._domain.anchor_of(prefix)
-            if owner is not None and owner.address != self._core.settings.me.address:
+            if owner is not None and owner.address != asking:
                 known = found.get(owner.address, Anchor(owner.address, ()))
                 found[owner.address] = replace(known, prefixes=(*known.prefixes, prefix))
-        return list(found.values())
+        anchors = list(found.values())
+        last = session.before
+        if last is not None and last not in found and last not in (asking, self._core.settings.me.address):
+            # What it gave the node, if anything, nobody has told us: it is to be asked.
+            anchors.append(Anchor(last, (ALL_ZERO_PREFIX,)))
+        if anchors and anchors[-1].maar == self._core.settings.me.address:
+            anchors.pop()
+        return anchors
+
+    def _dismiss(self, request: _Request, session: Session, now: Instant) -> None:
+        """It has no address of ours, and is elsewhere by now: we say who anchors something of it, and that is all."""
+        self._note_others(request, session)
+        options = echo_options(request.update, prefixes=[HomeNetworkPrefix(ALL_ZERO_PREFIX)])
+        for anchor in self._by_age(session, request.source):
+            options += write_group(anchor)
+        self._serving.abandon(session)
+        self._core.report("released", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
+        self._core.close(session, now)
+        sequence, lifetime_s = request.update.sequence, request.update.lifetime_s
+        ack = BindingAcknowledgement(int(Status.ACCEPTED), sequence, lifetime_s, PBA_FLAGS, tuple(options))
+        self._core.emit(Send(request.source, ack))
 
     def _end(self, request: _Request, session: Session | None, now: Instant) -> None:
         """P5: the session is over; saying so again is answered again (decision 20)."""
         if session is not None and request.ticks and request.ticks <= session.ticks:
             self._refuse(request.update, request.source, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED, now)
             return
+        lifetime_s = 0
         if request.direct and session is not None and session.phase is Phase.SERVING:
             # The other way round: an anchor gives up its part of a node that we serve (decision 18).
-            self._serving.lose_anchor(session, request.source, now)
+            if not self._serving.lose_anchor(session, request.source, now):
+                lifetime_s = self._domain.lifetimes.binding_s  # RFC 8885 section 3.5, the second way
         elif request.direct and session is not None and session.serving != request.source:
             # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
             self._core.counters.of(request.source).drop("deregistration-not-serving")
@@ -324,7 +377,7 @@ class AnchoringRole:
         self._core.emit(
             Send(
                 request.source,
-                BindingAcknowledgement(int(Status.ACCEPTED), request.update.sequence, 0, PBA_FLAGS, options),
+                BindingAcknowledgement(int(Status.ACCEPTED), request.update.sequence, lifetime_s, PBA_FLAGS, options),
             )
         )
 
@@ -338,8 +391,8 @@ class AnchoringRole:
             return True
         if request.direct or not request.ticks or self._domain.central is None:
             return False
-        asked = self._core.exchanges.outstanding(self._domain.central, session.key)
-        return asked is None or asked.ticks < request.ticks
+        asked_ticks = self._asked_ticks(session)
+        return asked_ticks is None or asked_ticks < request.ticks
 
     def installed(self, session: Session | None, then: Continuation, error: str | None) -> None:
         """The kernel has the tunnel: only now we may say so (or: it has not, and we must not)."""

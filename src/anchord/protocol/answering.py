@@ -103,7 +103,9 @@ class Answering:
             late = [anchor for anchor in binding.announced(self._domain.mode) if anchor.maar not in waiting.told]
             if late:
                 waiting.told += [anchor.maar for anchor in late]
-                self._send(binding, waiting.request, late)
+                # Which of its prefixes a node without a new one is to prefer, the newest, only the whole list says.
+                everyone = binding.announced(self._domain.mode)
+                self._send(binding, waiting.request, everyone if binding.withheld else late)
         else:
             # What the anchors said is kept before the serving gateway is told so.
             self._persist(binding)

@@ -25,7 +25,7 @@ from anchord.protocol.identity import session_key
 from anchord.protocol.inputs import Input, Installed, MessageReceived
 from anchord.protocol.outputs import Declare, Output, Persist, Report, Send
 from anchord.protocol.settings import CentralSettings, LmaSettings
-from anchord.protocol.timers import Instant
+from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
 from anchord.wire.options import (
     AnchoredPrefix,
@@ -37,6 +37,9 @@ from anchord.wire.options import (
     ServingMaar,
     UnknownOption,
 )
+
+# What the kernel refused is asked of it once more after so long, as everything else that is declared.
+REDECLARE_S = 1.0
 
 
 class Between:
@@ -58,6 +61,7 @@ class Between:
         self.central = Central(CentralSettings(self._domain, settings.listed, settings.denied), is_bound)
         self._next_ticket = next_ticket
         self._declared: dict[str, HostState] = {}  # what is not empty, by session
+        self._refused: Timers[str] = Timers()  # sessions whose declaration is made once more
         self._installing: dict[str, int] = {}  # sessions whose newest declaration the kernel has not answered
         self._held: dict[str, list[Send]] = {}  # what must not leave before it has
 
@@ -79,7 +83,7 @@ class Between:
     def handle(self, event: Input, now: Instant) -> list[Output]:
         """One input."""
         if isinstance(event, Installed):
-            return self._installed(event)
+            return self._installed(event, now)
         if isinstance(event, MessageReceived):
             event = replace(event, message=self._inwards(event.message))
         return self._carry(self.central.handle(event, now))
@@ -91,7 +95,15 @@ class Between:
 
     def handle_timers(self, now: Instant) -> list[Output]:
         """Everything that is due at ``now``."""
-        return self._carry(self.central.handle_timers(now))
+        outputs = self._carry(self.central.handle_timers(now))
+        while (key := self._refused.pop_due(now.monotonic_s)) is not None:
+            outputs += self._declare(key, again=True)
+        return outputs
+
+    def next_timer_s(self) -> float | None:
+        """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
+        times = [t for t in (self.central.next_timer_s(), self._refused.next_s()) if t is not None]
+        return min(times) if times else None
 
     # Translation
 
@@ -160,16 +172,17 @@ class Between:
         self._held.setdefault(key, []).append(send)
         return []
 
-    def _declare(self, key: str) -> list[Output]:
-        """Say what is true of a session, unless it has been said."""
+    def _declare(self, key: str, again: bool = False) -> list[Output]:
+        """Say what is true of a session, unless it has been said, and did not go wrong."""
         binding = self.central.bindings.get(key)
         state = HostState(key) if binding is None else self._forwarding(binding)
-        if state == self._declared.get(key, HostState(key)):
+        if state == self._declared.get(key, HostState(key)) and not again:
             return []
+        self._refused.cancel(key)
         if state.entries:
             self._declared[key] = state
         else:
-            del self._declared[key]
+            self._declared.pop(key, None)
         ticket = self._installing[key] = self._next_ticket()
         return [Declare(state, ticket)]
 
@@ -186,7 +199,7 @@ class Between:
         )
         return HostState(binding.key, entries=tuple(entries))
 
-    def _installed(self, event: Installed) -> list[Output]:
+    def _installed(self, event: Installed, now: Instant) -> list[Output]:
         key = next((key for key, ticket in self._installing.items() if ticket == event.ticket), None)
         if key is None:
             return []  # overtaken by a newer declaration, whose answer is still to come; or none of ours
@@ -195,7 +208,9 @@ class Between:
         if event.error is None:
             return list(held)
         self.central.counters.count("forwarding.failed")
-        self._declared.pop(key, None)  # so that it is declared again with the next change
+        # Declared again by then or with the next change; it may have been the end, which leaves nothing else to retry.
+        self._declared.pop(key, None)
+        self._refused.set(key, now.monotonic_s + REDECLARE_S)
         return [Report("forwarding-failed", "error", {"session": key, "error": event.error}), *map(_failed, held)]
 
 

@@ -63,9 +63,10 @@ class Binding:
             return [anchor for anchor in self.anchors if anchor.maar not in self.unconfirmed]
         return [anchor for anchor in self.anchors if not self.unconfirmed.get(anchor.maar, False)]
 
-    def preferred(self) -> Anchor | None:
+    def preferred(self, mode: Mode) -> Anchor | None:
         """The anchor whose prefix the node opens new connections with, if not the serving gateway's."""
-        return self.anchors[-1] if self.withheld and self.anchors else None
+        announced = self.announced(mode) if self.withheld else []
+        return announced[-1] if announced else None
 
     def awaited(self) -> bool:
         """Whether an anchor owes an answer that is worth waiting for."""

@@ -89,21 +89,27 @@ class Central(Outbox):
             self._cache.keep(binding)
             delay_s = max(binding.expires_wall_s - now.wall_s, 0.0)
             self._timers.set(("expire", key), now.monotonic_s + delay_s)
-            if not binding.ending:
+            if binding.ending:
+                continue
+            if self._may_anchor(binding.serving):
                 self._ask_again(binding, now)
+            else:
+                # Whoever serves the node by now may say so: it then keeps what the others anchor.
+                self._ends_soon(binding, now)
+        self._telling.restore(store, now)
         self._reminding.restore(store, now)
         return self.take_outputs()
 
     def _give_up_lost_pools(self, binding: Binding, now: Instant) -> None:
-        """No binding outlives its prefix (RFC 6275 section 10.3.1), and that is valid while some gateway has its pool.
-
-        The serving gateway's own is looked at when it registers the node the next time.
-        """
+        """No binding outlives its prefix (RFC 6275 section 10.3.1); that is valid while some gateway has its pool."""
         for anchor in [*binding.anchors]:
-            if not all(self._domain.may_anchor(anchor.maar, prefix) for prefix in anchor.prefixes):
+            if not self._may_anchor(anchor):
                 binding.release(anchor, now.wall_s + self._domain.lifetimes.valid_s)
                 self._persist(binding)
                 self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(anchor.maar), cause="pool")
+
+    def _may_anchor(self, anchor: Anchor) -> bool:
+        return all(self._domain.may_anchor(anchor.maar, prefix) for prefix in anchor.prefixes)
 
     def _ask_again(self, binding: Binding, now: Instant) -> None:
         """Who had not acknowledged where the node is may never have been told."""
@@ -133,9 +139,10 @@ class Central(Outbox):
         """Everything that is due at ``now``."""
         for exchange, outputs in self._exchanges.due(now):
             binding = self.bindings.get(exchange.session)
-            if binding is None and exchange.tries > self._domain.limits.end_tries:
-                # The anchor's own dead-man timer frees what we cannot (decision 19).
-                self._exchanges.cancel(exchange.peer, exchange.session)
+            if self._telling.is_in_vain(exchange, now):
+                self._telling.stop(exchange.peer, exchange.session)
+                # What would have been sent is not, but its number has been used.
+                self.emit(*(output for output in outputs if isinstance(output, Persist)))
                 continue
             if exchange.tries > 1:
                 self.counters.of(exchange.peer).repeated += 1
@@ -270,7 +277,7 @@ class Central(Outbox):
         if binding is None:
             binding = Binding(request.key, request.mn_id, request.link_layer_id, serving)
             known = False
-            self._exchanges.cancel(serving.maar, binding.key)  # the end of an earlier session may still be told
+            self._telling.stop(serving.maar, binding.key)  # the end of an earlier session may still be told
         else:
             before = binding.prefixes()
             binding.forget_released(now.wall_s)
@@ -301,9 +308,11 @@ class Central(Outbox):
         if returned is not None:
             binding.release(returned, now.wall_s + self._domain.lifetimes.valid_s)
         # A PBU* that still waits at the new serving gateway's is void: it is no anchor of this node now (decision 16).
-        self._exchanges.cancel(serving.maar, binding.key)
+        self._telling.stop(serving.maar, binding.key)
         if not binding.withheld:
             binding.anchors.append(left)
+            if not self._may_anchor(left):  # its pool is gone (RFC 6275 section 10.3.1)
+                binding.release(left, now.wall_s + self._domain.lifetimes.valid_s)
         binding.serving = serving
         binding.withheld = False
         binding.unsettle()
@@ -381,14 +390,14 @@ class Central(Outbox):
         elif anchor is None or sorted(anchor.prefixes) != sorted(request.prefixes):
             # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
             self.counters.of(gateway).drop("deregistration-not-serving")
-        elif not self.settings.idle_release or anchor is binding.preferred():
+        elif not self.settings.idle_release or anchor is binding.preferred(self._domain.mode):
             # RFC 8885 section 3.5, the second alternative: not while the node is in the domain. And never the prefix
             # that new connections are to take, however little the node has used it until now.
             binding.ticks = max(binding.ticks, request.ticks)
             self._acknowledge(request, max(int(binding.expires_wall_s - now.wall_s), LEAST_LIFETIME_S))
         else:
             binding.ticks = max(binding.ticks, request.ticks)
-            self._exchanges.cancel(gateway, binding.key)
+            self._telling.stop(gateway, binding.key)
             self._telling.withdraw(binding, anchor, now)
             self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(gateway), cause="idle")
             self._acknowledge(request, 0)

@@ -11,9 +11,10 @@ messages. Used alone, behind a directory (``directory.py``), and while a CMD or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, IPv6Network
 
+from anchord.protocol.budget import Budget
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import status_name
 from anchord.protocol.exchange import Exchange, ticks_of
@@ -23,7 +24,7 @@ from anchord.protocol.identity import mn_id_text
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewayInfo
 from anchord.protocol.timers import Instant
-from anchord.protocol.updates import echoes, proxy_update, retained
+from anchord.protocol.updates import anchor_in, echoes, proxy_update, retained
 from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, Status
 from anchord.wire.options import ALL_ZERO_PREFIX, AnchoredPrefix, Handoff, HomeNetworkPrefix
 
@@ -46,8 +47,9 @@ _NOT_HERS = (Status.NOT_LMA_FOR_THIS_MOBILE_NODE, Status.NOT_AUTHORIZED_FOR_HOME
 class Direct:
     """PBUs to anchors and their PBAs. ``serve`` is called with all anchors that have answered, each time one does."""
 
-    def __init__(self, core: GatewayCore, serve: Serve, doubt: Doubt) -> None:
+    def __init__(self, core: GatewayCore, budget: Budget, serve: Serve, doubt: Doubt) -> None:
         self._core = core
+        self._budget = budget
         self._domain = core.settings.domain
         self._serve = serve
         self._doubt = doubt
@@ -56,7 +58,8 @@ class Direct:
 
     def start(self, session: Session, now: Instant) -> None:
         """Ask whoever is known to anchor something of this node; the neighbours, if nobody is."""
-        session.asked = {}
+        session.asked, session.told_of_ours = {}, ()
+        self._budget.learn_ages(session, session.others)
         # Who asked for the node before we heard it is told by this that it is here.
         session.ticks = max(session.ticks, ticks_of(now.wall_s)) if self._domain.timestamps else 0
         known = self._known(session)
@@ -94,19 +97,25 @@ class Direct:
         for maar, prefixes in session.unsettled.items():
             self._send(session, maar, prefixes, Handoff.UNKNOWN, self._domain.lifetimes.binding_s, now)
         patience_s = self._domain.lifetimes.binding_s * self._domain.timing.dead_man_lifetimes
-        lost = {
-            anchor.maar
-            for anchor in session.anchors
-            if now.monotonic_s - session.confirmed_s.setdefault(anchor.maar, now.monotonic_s) > patience_s
-        }
+        faded = self._budget.faded(session, now)
+        kept: list[Anchor] = []
         for anchor in session.anchors:
-            if anchor.maar not in lost:
+            if anchor is faded:
+                self._let_go(session, anchor, now)
+            elif now.monotonic_s - session.confirmed_s.setdefault(anchor.maar, now.monotonic_s) > patience_s:
+                self._core.exchanges.cancel(anchor.maar, session.key)
+            else:
+                kept.append(anchor)
                 lifetime_s = self._domain.lifetimes.binding_s
                 self._send(session, anchor.maar, anchor.prefixes, Handoff.UNCHANGED, lifetime_s, now)
-        if lost:
-            for maar in [anchor.maar for anchor in session.anchors if anchor.maar in lost]:
-                self._core.exchanges.cancel(maar, session.key)
-            self._serve(session, tuple(anchor for anchor in session.anchors if anchor.maar not in lost), now)
+        if len(kept) < len(session.anchors) or (session.withheld and self._domain.central is None):
+            self._serve(session, tuple(kept), now)
+
+    def _let_go(self, session: Session, anchor: Anchor, now: Instant) -> None:
+        """The host has forgotten its addresses of this one by now: nobody needs it any more."""
+        session.released |= dict.fromkeys(anchor.prefixes, now.wall_s)
+        self._core.report("anchor-released", mn=mn_id_text(session.mn_id), anchor=str(anchor.maar), cause="budget")
+        self._send(session, anchor.maar, anchor.prefixes, Handoff.UNKNOWN, 0, now)
 
     def end(self, session: Session, now: Instant) -> None:
         """Every anchor is told that the session is over (RFC 5213 section 6.9.1.4)."""
@@ -146,9 +155,12 @@ class Direct:
         lifetime_s: int,
         now: Instant,
     ) -> None:
-        # Whose prefix it is not, that anchor learns to accept from here for its local networks, and hands on.
-        others = [AnchoredPrefix(session.prefix), *retained(session)]
-        others = [option for option in others if option.prefix not in prefixes]
+        # The anchor learns what else to accept from here for its local networks, in what order the node got it all,
+        # and hands it on.
+        others = retained(session)
+        if session.shown or not session.withheld:  # whether it will be is not known before the first answer
+            others.append(AnchoredPrefix(session.prefix))
+            session.told_of_ours = tuple(dict.fromkeys((*session.told_of_ours, maar)))
         wanted = [HomeNetworkPrefix(prefix) for prefix in prefixes or (ALL_ZERO_PREFIX,)]
         message, ticks = proxy_update(self._core, session, handoff, lifetime_s, wanted, others, now)
         # There is nobody else to order us and other gateways: the newest timestamp has the node.
@@ -183,28 +195,51 @@ class Direct:
 
     def _accepted(self, session: Session, gateway: GatewayInfo, ack: BindingAcknowledgement, now: Instant) -> None:
         groups = read_groups(gateway.address, ack.options)
-        prefixes = tuple(o.prefix for o in ack.all(HomeNetworkPrefix) if gateway.owns(o.prefix))
-        if prefixes:
-            session.timeline.setdefault("pba", now.monotonic_s)
-            session.asked[gateway.address] = prefixes
-            router = groups.own.router or self._core.face(session.key, session.mn_id, gateway.name)
-            anchor = Anchor(gateway.address, prefixes, router, groups.own.local_networks)
-            session.unsettled.pop(gateway.address, None)
-            session.confirmed_s[gateway.address] = now.monotonic_s
-            merged = merge_anchors(session.anchors, (anchor,))
-            room = self._domain.limits.anchors_per_host
-            for surplus in merged[room:]:
-                self._send(session, surplus.maar, surplus.prefixes, Handoff.UNKNOWN, 0, now)
-            merged = merged[:room]
-            if merged != session.anchors:
-                self._serve(session, merged, now)
-        for other in groups.anchors[: self._domain.limits.anchors_per_host]:
+        anchor = anchor_in(self._core, session, gateway, ack)
+        named = [p for group in groups.anchors for p in group.prefixes if p != ALL_ZERO_PREFIX]
+        self._budget.learn_ages(session, (*named, *(() if anchor is None else anchor.prefixes)))
+        self._ask_others(session, groups.anchors, now)
+        if anchor is None:  # it served the node without a prefix of its own
+            self._reconsider(session, now)
+            return
+        session.timeline.setdefault("pba", now.monotonic_s)
+        session.asked[gateway.address] = anchor.prefixes
+        session.unsettled.pop(gateway.address, None)
+        session.confirmed_s[gateway.address] = now.monotonic_s
+        merged = self._budget.by_age(session, merge_anchors(session.anchors, (anchor,)))
+        room = self._domain.limits.anchors_per_host
+        for surplus in merged[:-room]:
+            self._send(session, surplus.maar, surplus.prefixes, Handoff.UNKNOWN, 0, now)
+        if merged[-room:] != session.anchors:
+            self._serve(session, merged[-room:], now)
+        self._correct(session, now)
+
+    def _ask_others(self, session: Session, named: Sequence[Anchor], now: Instant) -> None:
+        """Whoever else is said to anchor something of the node speaks for itself."""
+        for other in named[: 2 * self._domain.limits.anchors_per_host]:
             info = self._domain.gateways.get(other.maar)
             owned = tuple(p for p in other.prefixes if info is not None and info.owns(p))
-            if info is None or info.address == self._core.settings.me.address or not owned:
+            unnamed = other.prefixes == (ALL_ZERO_PREFIX,)  # it served last, and may have given nothing
+            if info is None or info.address == self._core.settings.me.address or not (owned or unnamed):
                 continue
-            if not session.asked.get(info.address):
+            if not session.asked.get(info.address) and not (unnamed and info.address in session.asked):
                 self.ask(session, info.address, owned, now)
+
+    def _reconsider(self, session: Session, now: Instant) -> None:
+        """The node holds less than was thought: it may have our prefix after all."""
+        if session.phase is Phase.SERVING and session.withheld and self._domain.central is None:
+            self._serve(session, session.anchors, now)
+        self._correct(session, now)
+
+    def _correct(self, session: Session, now: Instant) -> None:
+        """Whoever was asked before we knew that our prefix is withheld is told what the node really holds."""
+        if not session.withheld or session.shown or self._is_waiting(session):
+            return
+        told, session.told_of_ours = session.told_of_ours, ()
+        for anchor in session.anchors:
+            if anchor.maar in told:
+                lifetime_s = self._domain.lifetimes.binding_s
+                self._send(session, anchor.maar, anchor.prefixes, Handoff.UNCHANGED, lifetime_s, now)
 
     def _is_waiting(self, session: Session) -> bool:
         return any(self._core.exchanges.outstanding(maar, session.key) is not None for maar in session.asked)
@@ -237,6 +272,8 @@ class Direct:
             )
         if ack.status in _NOT_HERS and any(anchor.maar == peer for anchor in session.anchors):
             self._serve(session, tuple(a for a in session.anchors if a.maar != peer), now)
+        else:
+            self._reconsider(session, now)
 
 
 class AnchorKnown:

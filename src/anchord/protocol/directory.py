@@ -17,11 +17,13 @@ from enum import Enum
 from ipaddress import IPv6Network
 from typing import Any
 
+from anchord.protocol.budget import Budget
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.direct import Direct, Doubt
 from anchord.protocol.finder import Serve
 from anchord.protocol.groups import Anchor
 from anchord.protocol.inputs import DirectoryAnswered
+from anchord.protocol.journal import prefix_text
 from anchord.protocol.outputs import DirectoryGet, DirectoryPut
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.timers import Instant
@@ -48,14 +50,16 @@ class _Entry:
     silences: int = 0  # questions without answer since it was last written
     revision: int | None = None  # None: not read yet
     listed: tuple[IPv6Network, ...] = ()  # what the record says of anchors, as we wrote it last
+    released: tuple[IPv6Network, ...] = ()  # what it says was given up
     ended: bool = False  # the record is to go
 
 
 class DirectoryFinder:
     """The directory's part of a session."""
 
-    def __init__(self, core: GatewayCore, direct: Direct, serve: Serve, doubt: Doubt) -> None:
+    def __init__(self, core: GatewayCore, direct: Direct, budget: Budget, serve: Serve, doubt: Doubt) -> None:
         self._core = core
+        self._budget = budget
         self._domain = core.settings.domain
         self._direct = direct
         self._serve = serve
@@ -100,9 +104,9 @@ class DirectoryFinder:
     # Asking the directory
 
     def found(self, session: Session, now: Instant) -> None:
-        """Anchors have answered: does the record list them all?"""
+        """Anchors have answered, or have given up: does the record say so?"""
         entry = self._entries.get(session.key)
-        if entry is not None and self._lacks(entry, session):
+        if entry is not None and self._is_outdated(entry, session):
             self._tell(session.key, now)
 
     def repeat(self, key: str, now: Instant) -> None:
@@ -137,6 +141,7 @@ class DirectoryFinder:
         if session is not None and not entry.ended:
             anchors = self._anchors_of(session)
             entry.listed = tuple(prefix for anchor in anchors for prefix in anchor.prefixes)
+            entry.released = tuple(session.released)
             record = self._record(session, anchors, now)
         self._wait(key, entry, _Asked.WRITE, now)
         self._core.emit(DirectoryPut(key, entry.revision or 0, record))
@@ -169,7 +174,7 @@ class DirectoryFinder:
             self._forget(key)
         elif answer.written:
             entry.silences = 0
-            if self._lacks(entry, session):
+            if self._is_outdated(entry, session):
                 self._write(key, entry, now)
         elif self._is_newer(answer.value, session, now):
             # Somebody else has heard the node after us, and does not know of us: is it still here?
@@ -194,7 +199,10 @@ class DirectoryFinder:
         if arriving:
             session.asked, session.anchors = {}, ()
         known = {prefix for anchor in session.anchors for prefix in anchor.prefixes}
-        for anchor in _anchors(record, now):
+        listed = _anchors(record, now)
+        self._budget.learn_ages(session, (prefix for anchor in listed for prefix in anchor.prefixes))
+        session.released = _released(record, now) | session.released
+        for anchor in listed:
             info = self._domain.gateways.get(anchor.maar)
             prefixes = tuple(p for p in anchor.prefixes if info is not None and info.owns(p) and p not in known)
             if anchor.maar == self._core.settings.me.address or not prefixes:
@@ -215,10 +223,12 @@ class DirectoryFinder:
         for maar, prefixes in session.asked.items():
             if prefixes and maar not in anchors and self._core.exchanges.outstanding(maar, session.key) is not None:
                 anchors[maar] = Anchor(maar, prefixes)
-        return list(anchors.values())
+        return list(self._budget.by_age(session, anchors.values()))
 
-    def _lacks(self, entry: _Entry, session: Session) -> bool:
-        return any(prefix not in entry.listed for anchor in session.anchors for prefix in anchor.prefixes)
+    def _is_outdated(self, entry: _Entry, session: Session) -> bool:
+        """Whether the record lacks something, or lists what the node turned out not to hold."""
+        held = [prefix for anchor in self._anchors_of(session) for prefix in anchor.prefixes]
+        return set(held) != set(entry.listed) or any(prefix not in entry.released for prefix in session.released)
 
     def _record(self, session: Session, anchors: list[Anchor], now: Instant) -> dict[str, Any]:
         """What the directory is to hold. ``heard_wall_s``: when the node was last known to be at the serving gateway;
@@ -226,6 +236,7 @@ class DirectoryFinder:
         return {
             "serving": Anchor(self._core.settings.me.address, (session.prefix,)).to_json(),
             "anchors": [anchor.to_json() for anchor in anchors],
+            "released": {prefix_text(prefix): until for prefix, until in session.released.items()},
             "heard_wall_s": _heard_wall_s(session, now),
             "expires_wall_s": now.wall_s + self._domain.lifetimes.binding_s,
         }
@@ -259,3 +270,12 @@ def _anchors(record: dict[str, Any] | None, now: Instant) -> list[Anchor]:
         return [Anchor.from_json(value) for value in (*record["anchors"], record["serving"])]
     except (KeyError, TypeError, ValueError):
         return []
+
+
+def _released(record: dict[str, Any] | None, now: Instant) -> dict[IPv6Network, float]:
+    """What was given up, and the wall time until which the host has addresses of it; nothing if it makes no sense."""
+    try:
+        found = {IPv6Network(text): float(until) for text, until in (record or {}).get("released", {}).items()}
+    except (AttributeError, TypeError, ValueError):
+        return {}
+    return {prefix: until for prefix, until in found.items() if until > now.wall_s}

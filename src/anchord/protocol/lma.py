@@ -116,7 +116,7 @@ class Lma:
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        times = [t for t in (self._plain.next_timer_s(), self._between.central.next_timer_s()) if t is not None]
+        times = [t for t in (self._plain.next_timer_s(), self._between.next_timer_s()) if t is not None]
         return min(times) if times else None
 
     def handle_timers(self, now: Instant) -> list[Output]:

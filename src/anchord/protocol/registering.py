@@ -21,7 +21,7 @@ from anchord.protocol.identity import session_key
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Mode
 from anchord.protocol.timers import Instant
-from anchord.protocol.updates import advised_s, echoes, proxy_update, retained
+from anchord.protocol.updates import advised_s, anchor_in, echoes, proxy_update, retained
 from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, Status
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
@@ -167,7 +167,11 @@ class Registering:
             # RFC 6275 section 11.7.3: a sequence number that nobody waits for is silently ignored.
             self._core.counters.of(self._central).drop("unmatched-ack")
             return
-        merged = self._merge(session, self._read_anchors(session, ack))
+        told = self._read_anchors(session, ack)
+        merged = self._merge(session, told)
+        if len(told) == len(merged):  # all of them, in their order: the newest is the last
+            order = [anchor.maar for anchor in told]
+            merged = tuple(sorted(merged, key=lambda anchor: order.index(anchor.maar)))
         if merged != session.anchors:
             self._serve(session, merged, now)
 
@@ -183,17 +187,17 @@ class Registering:
         if self._domain.mode is not Mode.LOCATOR or mn_id is None or gateway is None or ack.status >= 128:
             return False
         session = self._core.sessions.get(session_key(mn_id, ll_id.identifier if ll_id else None))
-        prefixes = tuple(option.prefix for option in ack.all(HomeNetworkPrefix) if gateway.owns(option.prefix))
-        if session is None or session.phase is Phase.AWAY or not prefixes:
+        if session is None or session.phase is Phase.AWAY:
+            return False
+        anchor = anchor_in(self._core, session, gateway, ack)
+        if anchor is None:
             return False
         exchange = self._core.exchanges.outstanding(self._central, session.key)
         recent = now.monotonic_s - session.answered_s <= LOCATED_WITHIN_S
         asked_ticks = session.ticks if exchange is None else exchange.ticks
         if (exchange is None and not recent) or (stamp is not None and stamp.ticks < asked_ticks):
             return False
-        own = read_groups(source, ack.options).own
-        router = own.router or self._core.face(session.key, session.mn_id, gateway.name)
-        merged = self._merge(session, (Anchor(source, prefixes, router, own.local_networks),))
+        merged = self._merge(session, (anchor,))
         if merged != session.anchors or session.phase is not Phase.SERVING:
             session.timeline.setdefault("pba", now.monotonic_s)
             early = session.phase is Phase.REGISTERING

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 
 from anchord.protocol.advertising import Advertising
+from anchord.protocol.budget import Budget
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.denying import deny
 from anchord.protocol.direct import AnchorKnown, Direct
@@ -55,7 +56,8 @@ class ServingRole:
         self._core = core
         self._domain = core.settings.domain
         self._advertising = Advertising(core)
-        self._direct = Direct(core, self._found, self._doubt)
+        self._budget = Budget(core)
+        self._direct = Direct(core, self._budget, self._found, self._doubt)
         self._registering: Registering | None = None
         self._directory: DirectoryFinder | None = None
         self._mag = Mag(core, self._advertising, self._serve)
@@ -69,7 +71,7 @@ class ServingRole:
         if not domain.mobility:
             return Plain(self._core, self._serve)
         if domain.finding is Finding.DIRECTORY:
-            self._directory = DirectoryFinder(self._core, self._direct, self._serve, self._doubt)
+            self._directory = DirectoryFinder(self._core, self._direct, self._budget, self._serve, self._doubt)
             return self._directory
         if domain.finding is Finding.ANCHOR_KNOWN or domain.central is None:
             return AnchorKnown(self._core, self._direct, self._serve)
@@ -239,6 +241,9 @@ class ServingRole:
             # In locator mode anchors have answered and the CMD has not: our own prefix has waited for it.
             session.withheld = False
             self._serve(session, session.anchors, now)
+        elif session.phase is Phase.SERVING and session.withheld and not session.anchors:
+            session.shown = True  # in a moment: none of its anchors has answered, and something has to work
+            self._serve(session, (), now)
         if session.phase is not Phase.REGISTERING:
             return
         if self._domain.finding is Finding.ANCHOR_KNOWN:
@@ -321,6 +326,10 @@ class ServingRole:
         session.withdrawn = tuple(anchor for anchor in shown if not any(map(anchor.is_same_as, anchors)))
         session.anchors = anchors
         self._note_released(session, now)
+        if not session.is_fixed:
+            self._budget.judge(session, anchors, now)
+            if session.withheld and not anchors:
+                core.timers.set(("fallback", session.key), now.monotonic_s + self._domain.timing.fallback_s)
         session.phase = Phase.SERVING
         session.serving = None
         for anchor in anchors:
@@ -338,7 +347,8 @@ class ServingRole:
         until = now.wall_s + self._domain.lifetimes.valid_s
         released = {prefix: at for prefix, at in session.released.items() if at > now.wall_s}
         for anchor in session.withdrawn:
-            released |= dict.fromkeys(anchor.prefixes, until)
+            # Where the budget has let it run out, it is over already.
+            released |= dict.fromkeys((p for p in anchor.prefixes if p not in session.released), until)
         session.released = {prefix: at for prefix, at in released.items() if prefix not in held}
         if session.released:
             first_s = min(session.released.values()) - now.wall_s
@@ -351,10 +361,15 @@ class ServingRole:
             self._core.declare(session)
             self._core.persist_soon(session, now)
 
-    def lose_anchor(self, session: Session, maar: IPv6Address, now: Instant) -> None:
-        """An anchor gives up what it anchors of this node."""
+    def lose_anchor(self, session: Session, maar: IPv6Address, now: Instant) -> bool:
+        """An anchor gives up what it anchors of this node; False: it must not, that is what the node prefers."""
+        if session.withheld and session.anchors and session.anchors[-1].maar == maar:
+            return False
         if session.phase is Phase.SERVING and any(anchor.maar == maar for anchor in session.anchors):
             self._serve(session, tuple(anchor for anchor in session.anchors if anchor.maar != maar), now)
+            if self._directory is not None:
+                self._directory.found(session, now)
+        return True
 
     def lose_prefixes(self, session: Session, prefixes: Collection[IPv6Network], now: Instant) -> None:
         """These are revoked; what is left of the node's other anchors goes on."""

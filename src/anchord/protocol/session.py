@@ -51,6 +51,10 @@ class Session:
     released: dict[IPv6Network, float] = field(default_factory=dict)  # given up: wall time at which the host forgets it
     shown: bool = False  # our own prefix has been advertised to the node
     withheld: bool = False  # our own prefix is not shown to the node: it holds too many already
+    before: IPv6Address | None = None  # who served it before ``serving``, when AWAY
+    older: int = 0  # how many of ``others`` the node got before ours
+    ages: tuple[IPv6Network, ...] = ()  # what the node holds, oldest first, as far as we were told
+    fading: tuple[IPv6Address, float] | None = None  # the anchor whose addresses run out, since when (monotonic s)
     ticks: int = 0  # newest timestamp accepted, from us or about us
     registered: bool = False  # the CMD has acknowledged what we serve
     expires_wall_s: float = 0.0
@@ -58,6 +62,7 @@ class Session:
     answered_sequence: int = -1  # of the PBU whose PBAs are still additive (decision 12)
     address: IPv6Address | None = None  # one the node has used; who is asked whether it is still there
     asked: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # directly, since it came
+    told_of_ours: tuple[IPv6Address, ...] = ()  # anchors that think, since it came, that it has our prefix
     unsettled: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # refused, to be asked again
     confirmed_s: dict[IPv6Address, float] = field(default_factory=dict)  # monotonic; last PBA of who was asked directly
     told_sequence: int | None = None  # of the CMD's last update about it, when no timestamps are in use
@@ -115,6 +120,7 @@ class Session:
             "interface": self.interface,
             "anchors": [anchor.to_json() for anchor in self.anchors],
             "others": [prefix_text(prefix) for prefix in self.others],
+            "older": self.older,
             "released": {prefix_text(prefix): until for prefix, until in self.released.items()},
             "shown": self.shown or not self.withheld,  # it may be, a moment after this
             "withheld": self.withheld,
@@ -131,6 +137,7 @@ class Session:
         router = router_from_json(value["router"])
         if router is None:
             raise ValueError("a session without a logical router")
+        anchors = tuple(Anchor.from_json(anchor) for anchor in value["anchors"])
         return cls(
             key=key,
             mn_id=MobileNodeIdentifier(value["subtype"], bytes.fromhex(value["identifier"])),
@@ -139,9 +146,11 @@ class Session:
             router=router,
             phase=Phase(value["phase"]),
             interface=value["interface"],
-            anchors=tuple(Anchor.from_json(anchor) for anchor in value["anchors"]),
+            anchors=anchors,
+            ages=tuple(prefix for anchor in anchors for prefix in anchor.prefixes),
             serving=None if value["serving"] is None else IPv6Address(value["serving"]),
             others=tuple(IPv6Network(prefix) for prefix in value.get("others", ())),
+            older=value.get("older", 0),
             released={IPv6Network(prefix): until for prefix, until in value.get("released", {}).items()},
             shown=value.get("shown", True),
             withheld=value.get("withheld", False),

@@ -5,10 +5,14 @@ Rules: RFC 8885 sections 3.2-3.4 and 3.6; decisions 7 (whose prefix), 11 (whose 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from ipaddress import IPv6Address
+from typing import Any
 
 from anchord.protocol.answering import Answering
 from anchord.protocol.binding import Binding, BindingCache
+from anchord.protocol.dismissals import Dismissals
 from anchord.protocol.exchange import Exchange, Exchanges, ticks_of
 from anchord.protocol.groups import MESSAGE_BYTES, Anchor, read_groups
 from anchord.protocol.identity import mn_id_text
@@ -63,6 +67,24 @@ class Telling:
         self._notifying = notifying
         self._out = out
         self._exchanges = exchanges
+        self._dismissals = Dismissals(domain, out)
+
+    def restore(self, store: Mapping[str, Mapping[str, Mapping[str, Any]]], now: Instant) -> None:
+        """Go on with what an earlier process had not finished telling; after the sessions were restored."""
+        for ended, anchor in self._dismissals.restore(store):
+            binding = self._cache.by_key.get(ended.key)
+            part_again = binding is not None and (
+                binding.serving.maar == anchor.maar or binding.anchor(anchor.maar) is not None
+            )
+            known = anchor.maar in self._domain.gateways
+            if part_again or not known or self._dismissals.is_over(anchor.maar, ended.key, now):
+                self._dismissals.end(anchor.maar, ended.key)
+                continue
+            if binding is not None:
+                ended.ticks = binding.ticks = max(ended.ticks, binding.ticks)
+            self.tell(ended, anchor, 0, now)
+            if binding is not None:
+                binding.ticks = ended.ticks
 
     def tell_anchors(self, binding: Binding, moved: bool, lifetime_s: int, now: Instant) -> bool:
         """PBU* to every anchor after a handover (RFC 8885 section 3.2), and to re-arm its dead-man timer in time.
@@ -103,6 +125,10 @@ class Telling:
             # and knows the other anchors should it be asked for them.
             room = MESSAGE_BYTES - FIXED_BYTES - len(binding.mn_id.identifier) - len(anchor.prefixes) * PREFIX_BYTES
             options += [AnchoredPrefix(prefix) for prefix in binding.others(anchor)[: room // PREFIX_BYTES]]
+        if lifetime_s:
+            self._dismissals.end(anchor.maar, binding.key)
+        else:
+            self._dismissals.begin(binding, anchor, ticks, now)
         message = BindingUpdate(0, lifetime_s, PBU_FLAGS, tuple(options))
         self._out.emit(*self._exchanges.start(anchor.maar, binding.key, message, ticks, now))
 
@@ -114,6 +140,18 @@ class Telling:
         """PBU* with lifetime 0: this gateway has no part in the session any more (P5)."""
         self._cache.let_go(anchor.prefixes)
         self.tell(binding, anchor, 0, now)
+
+    def stop(self, maar: IPv6Address, session: str) -> None:
+        """That gateway need not be told any more what it is being told, or has answered."""
+        self._exchanges.cancel(maar, session)
+        self._dismissals.end(maar, session)
+
+    def is_in_vain(self, exchange: Exchange, now: Instant) -> bool:
+        """Whether an anchor has been told of the end for long enough: its own dead-man timer does the rest."""
+        forgotten = exchange.session not in self._cache.by_key
+        return (forgotten and exchange.tries > self._domain.limits.end_tries) or (
+            not exchange.message.lifetime_s and self._dismissals.is_over(exchange.peer, exchange.session, now)
+        )
 
     def repeats(self, exchange: Exchange, binding: Binding, now: Instant) -> None:
         """A PBU* leaves once more. An anchor that never agrees to a move is not counted on for ever (decision 13)."""
@@ -148,7 +186,7 @@ class Telling:
             counters.refuse(ack.status)
             self._anchor_refused(binding, exchange, ack, now)
             return
-        self._exchanges.cancel(gateway.address, exchange.session)
+        self.stop(gateway.address, exchange.session)
         if binding is not None and exchange.message.lifetime_s:
             self._anchor_confirmed(binding, ack, gateway, now)
 
@@ -190,7 +228,7 @@ class Telling:
             if binding is not None:
                 binding.ticks = max(binding.ticks, exchange.ticks)
             return
-        self._exchanges.cancel(exchange.peer, exchange.session)
+        self.stop(exchange.peer, exchange.session)
         if binding is not None and anchor is not None:
             self.withdraw(binding, anchor, now)
 

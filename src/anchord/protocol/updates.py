@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.exchange import ticks_of
+from anchord.protocol.groups import Anchor, read_groups
 from anchord.protocol.session import Session
+from anchord.protocol.settings import GatewayInfo
 from anchord.protocol.timers import Instant
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, BindingUpdateFlag
 from anchord.wire.options import (
@@ -60,6 +62,19 @@ def echoes(update: BindingUpdate, ack: BindingAcknowledgement) -> bool:
     """RFC 5213 section 6.9.1.2 (6): identifiers and indicators come back as they went out."""
     kinds = (MobileNodeIdentifier, HandoffIndicator, AccessTechnologyType, MobileNodeLinkLayerIdentifier)
     return all(update.first(kind) == ack.first(kind) for kind in kinds)
+
+
+def anchor_in(core: GatewayCore, session: Session, gateway: GatewayInfo, ack: BindingAcknowledgement) -> Anchor | None:
+    """What ``gateway`` says in its own PBA that it anchors of a node (RFC 8885 section 3.2); None: nothing of its own.
+
+    It speaks for its pools alone. Without a face in the PBA (RFC 8885 sections 4.7 and 4.8) the derived one is meant.
+    """
+    prefixes = tuple(option.prefix for option in ack.all(HomeNetworkPrefix) if gateway.owns(option.prefix))
+    if not prefixes:
+        return None
+    own = read_groups(gateway.address, ack.options).own
+    router = own.router or core.face(session.key, session.mn_id, gateway.name)
+    return Anchor(gateway.address, prefixes, router, own.local_networks)
 
 
 def advised_s(ack: BindingAcknowledgement) -> float | None:

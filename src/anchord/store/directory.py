@@ -44,7 +44,13 @@ class CompactedError(Exception):
 
 
 class Directory(Protocol):
-    """A directory."""
+    """A directory.
+
+    Gateways ask it with ``get`` and ``compare_and_set`` alone: that a host has left is told by the gateway that it came
+    to, not by a watch, and what a dead owner holds expires by its own lifetime, not with a lease. ``watch``, ``grant``
+    and ``alive`` are for whoever runs it: ``anchord monitor`` shows every write, ``anchord show status`` who is there.
+    They belong to the interface because a cluster has to offer them across its members, which cannot be added later.
+    """
 
     def get(self, key: str, answer: Callable[[Outcome], None]) -> None:
         """What is held under ``key``."""
