@@ -55,7 +55,7 @@ ALLOWED: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "refused.timestamp-lower-than-prev-accepted",
-        r"/Exchanges\.|/Session\.(ticks|asked|timeline)",
+        r"/Exchanges\.|/Session\.(ticks|asked|told_of_ours|timeline)",
         "who asks for a node that is here, and has heard it earlier, is told so by a PBU of our own",
     ),
     ("not-distributed", r"/Exchanges\.", "who does not know D is not asked again"),
