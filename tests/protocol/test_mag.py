@@ -329,6 +329,17 @@ def test_row_40_without_d_no_option_of_rfc_8885_is_sent_either_way() -> None:
     assert not any(isinstance(option, anchoring) for message in said for option in message.options)
 
 
+def test_row_99_a_wrong_echo_says_nothing_of_clocks_either() -> None:
+    domain = Plain()
+    wrong = MobileNodeLinkLayerIdentifier(OTHER)
+    domain.alter(
+        lambda ack: replace(ack, status=int(Status.TIMESTAMP_MISMATCH), options=(*ack.options[:2], wrong, Timestamp(1)))
+    )
+    domain.host_at(1, MAC)
+    counters = domain.gw[1].counters.of(LMA)
+    assert counters.dropped == {"echo-mismatch": 1} and counters.clock_skew_ms is None
+
+
 def test_row_37_decision_21_an_answer_with_d_is_not_believed() -> None:
     domain = Plain()
     domain.alter(lambda ack: replace(ack, flags=ack.flags | BindingAckFlag.DISTRIBUTED))

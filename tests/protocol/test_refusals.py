@@ -18,7 +18,7 @@ from anchord.protocol.inputs import MessageDropped, MessageReceived
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase
-from anchord.protocol.settings import CentralSettings
+from anchord.protocol.settings import CentralSettings, Limits
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingError,
@@ -125,6 +125,16 @@ def test_row_58_a_host_that_is_not_listed_gets_153() -> None:
     assert not domain.shown and not domain.gw[1].sessions
     domain.host_at(1, OTHER)
     assert domain.shown
+
+
+def test_a_cmd_that_is_full_refuses_who_is_new_and_keeps_whom_it_has() -> None:
+    domain = Domain(settings=domain_settings(3, limits=Limits(bindings=1)))
+    domain.host_at(1, MAC)
+    (ack,) = ask(domain, registration(domain, mac=OTHER))
+    assert ack.status == 130 and domain.central.counters.local["limit.bindings"] == 1
+    domain.host_at(2, MAC)
+    (binding,) = domain.central.bindings.values()
+    assert binding.serving.maar == domain.address(2)
 
 
 def test_a_refused_host_is_not_tried_again_with_every_frame() -> None:
