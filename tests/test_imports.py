@@ -11,7 +11,9 @@ import pytest
 import anchord
 
 ROOT = Path(anchord.__file__).parent
-EVERYTHING = {"wire", "declared", "protocol", "kernel", "attachment", "store", "daemon", "lab", "cli", "__main__"}
+EVERYTHING = {
+    "wire", "declared", "protocol", "kernel", "attachment", "store", "simulator", "daemon", "lab", "cli", "__main__",
+}  # fmt: skip
 MAY_IMPORT = {
     "wire": {"wire"},
     "declared": {"declared"},
@@ -19,8 +21,9 @@ MAY_IMPORT = {
     "kernel": {"kernel", "declared"},
     "attachment": {"attachment", "wire"},
     "store": {"store"},
-    "daemon": EVERYTHING - {"lab", "cli", "__main__"},
-    "lab": EVERYTHING - {"cli", "__main__"},
+    "simulator": {"simulator", "protocol", "wire", "declared", "store"},
+    "daemon": EVERYTHING - {"simulator", "lab", "cli", "__main__"},
+    "lab": EVERYTHING - {"simulator", "cli", "__main__"},
     "cli": EVERYTHING,
     "__main__": {"cli"},
 }
