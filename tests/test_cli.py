@@ -109,6 +109,9 @@ def test_a_mistyped_verb_is_told_the_nearest() -> None:
     result = anchord("shwo")
     assert result.exit_code == 2
     assert "no such verb 'shwo', did you mean 'show'?" in result.output
+    result = anchord("start")
+    assert result.exit_code == 2
+    assert "no such verb 'start', expected one of gateway, central, " in result.output
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -124,6 +127,9 @@ def test_every_verb_has_help(verb: str) -> None:
         (("demo", "--flap", "nan"), "nan is not in the range"),
         (("lab", "move", "mn1", "gw1", "--flap", "nan"), "nan is not in the range"),
         (("demo", "--json", ""), "is a directory, expected a file"),
+        (("demo", "--keep-pcap", "/proc/none/captures"), "/proc/none/captures cannot be written: "),
+        (("bench", "handover", "--pcap", "/proc/none"), "/proc/none cannot be written: "),
+        (("bench", "handover", "--pcap", "/etc/passwd/captures"), "cannot be written: Not a directory"),
     ],
 )
 def test_arguments_that_only_look_right_are_told_before_anything_begins(arguments: tuple[str, ...], said: str) -> None:
@@ -240,6 +246,13 @@ def test_which_daemon_is_meant(tmp_path: Path) -> None:
         result = anchord("show", "peers", "--run", tmp_path)
     assert result.exit_code == 2
     assert "several daemons run here, choose one: --node gw1|gw2" in result.stderr
+    result = anchord("show", "peers", "--socket", tmp_path / "gw1.sock", "--node", "gw2")
+    assert result.exit_code == 2
+    assert "--socket and --node both name a daemon, expected one of them" in result.stderr
+    with daemon(tmp_path / "cmd.sock"):
+        result = anchord("show", "peers", "--node", "central", "--run", tmp_path)
+    said = f"anchord: daemon not reachable: no central.sock in {tmp_path}, which has: cmd\n"
+    assert (result.exit_code, result.stderr) == (3, said)
 
 
 @pytest.mark.parametrize("arguments", [("show", "peers"), ("monitor",), ("revoke", "mn1")])

@@ -6,10 +6,11 @@ import re
 from ipaddress import IPv6Address
 from pathlib import Path
 
+import click
 import pytest
 from protocol.domain import Domain, domain_settings
 
-from anchord.cli import VERBS
+from anchord.cli import VERBS, main
 from anchord.daemon import tables, views
 from anchord.daemon.config import (
     Central,
@@ -115,3 +116,24 @@ def test_every_key_of_show_is_documented() -> None:
         assert {key for row in shown for key in row} == set(documented)
         assert set(tables.COLUMNS[noun]) <= set(documented)
         assert list(tables.aligned(shown, tables.COLUMNS[noun], colour=False))
+
+
+def test_what_the_readme_says_shows_a_feature_is_there() -> None:
+    root = DOCS.parent
+    table = (root / "README.md").read_text().partition("| feature | shown by |\n")[2].partition("\n\n")[0]
+    shown_by = [re.findall(r"`([^`]*)`", line.split("|")[2]) for line in table.splitlines()[1:]]
+    assert len(shown_by) > 10 and all(shown_by)
+    command = None
+    for name in (name for names in shown_by for name in names):
+        first, *more = name.split()
+        if first == "make":
+            target, files = more[0], more[1].removeprefix("ARGS=").split()
+            assert re.search(rf"^{target}:", (root / "Makefile").read_text(), re.MULTILINE), name
+            assert all((root / file).is_file() for file in files), name
+        elif first == "anchord":
+            command = main.get_command(click.Context(main), more[0])
+            assert command is not None, name
+        elif first.startswith("--"):  # of the command before it
+            assert command is not None and any(first in option.opts for option in command.params), name
+        else:
+            assert (root / first).exists(), name

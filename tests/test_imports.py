@@ -12,8 +12,19 @@ import anchord
 
 ROOT = Path(anchord.__file__).parent
 EVERYTHING = {
-    "wire", "declared", "protocol", "kernel", "attachment", "store", "simulator", "daemon", "lab", "cli", "__main__",
-}  # fmt: skip
+    "simulator",
+    "wire",
+    "declared",
+    "protocol",
+    "kernel",
+    "attachment",
+    "store",
+    "daemon",
+    "lab",
+    "cli",
+    "spelling",
+    "__main__",
+}
 MAY_IMPORT = {
     "wire": {"wire"},
     "declared": {"declared"},
@@ -25,6 +36,7 @@ MAY_IMPORT = {
     "daemon": EVERYTHING - {"simulator", "lab", "cli", "__main__"},
     "lab": EVERYTHING - {"simulator", "cli", "__main__"},
     "cli": EVERYTHING,
+    "spelling": {"spelling"},
     "__main__": {"cli"},
 }
 # The protocol gets its time, its randomness and its messages handed in; so does the wire layer.

@@ -67,10 +67,10 @@ class LazyGroup(click.Group):
 
 
 def _no_such_verb(name: str) -> str:
-    import difflib
+    from anchord.spelling import nearest
 
-    near = difflib.get_close_matches(name, VERBS, n=1)
-    return f"no such verb {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    near = nearest(name, VERBS)
+    return f"no such verb {name!r}" + (f", did you mean {near!r}?" if near else f", expected one of {', '.join(VERBS)}")
 
 
 def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:

@@ -98,6 +98,13 @@ def test_row_122_rfc_5213_section_9_variables_and_their_defaults(files: Path) ->
     assert pmip.fixed_mag_link_layer_address_on_all_access_links == bytes(6)
 
 
+def test_row_151_no_prefix_is_advertised_for_longer_than_hosts_can_be_made_to_forget_it(tmp_path: Path) -> None:
+    """RFC 4862 section 5.5.3 (e): a host does not let anybody shorten a valid lifetime to less than two hours."""
+    assert load_domain(EXAMPLES / "domain.toml").lifetimes.valid_s == 600
+    (error,) = domain_errors(tmp_path, "[central]", "[lifetimes]\nvalid_s = 7201\n[central]")
+    assert error == "lifetimes.valid_s: is 7201, expected seconds, 30 to 7200"
+
+
 @pytest.mark.parametrize("name", ["gw1.toml", "central.toml"])
 def test_examples_load(name: str) -> None:
     assert load_node(EXAMPLES / name).domain.name == "example"

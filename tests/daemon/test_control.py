@@ -110,7 +110,7 @@ def test_a_gateway_has_nothing_to_revoke(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_only_root_and_the_daemons_user_may_change_something(tmp_path: Path) -> None:
+def test_row_48_only_root_and_the_daemons_user_may_change_something(tmp_path: Path) -> None:
     revoked: list[str] = []
     program = (
         "import os, socket, sys; link = socket.socket(socket.AF_UNIX); os.setgid(0); os.setuid(65534);"
@@ -263,7 +263,7 @@ def test_a_client_that_asks_nothing_is_dropped(tmp_path: Path, monkeypatch: pyte
     run(scenario)
 
 
-def test_the_socket_is_for_owner_and_group(tmp_path: Path) -> None:
+def test_row_48_the_socket_is_for_owner_and_group(tmp_path: Path) -> None:
     async def scenario() -> None:
         before = os.umask(0)
         try:

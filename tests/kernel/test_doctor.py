@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -47,6 +48,13 @@ def test_everything_a_gateway_needs_works_here() -> None:
         assert set(each) == {"name", "result", "detail", "mend"}
         if each["result"] != "ok":
             assert each["mend"]
+
+
+def test_row_80_it_says_whether_the_kernel_calls_its_clock_synchronised() -> None:
+    _, found = doctor()
+    state = ctypes.CDLL(None).ntp_gettime(ctypes.create_string_buffer(256))  # TIME_ERROR: not synchronised
+    assert found["clock"]["result"] == ("warn" if state == 5 else "ok")
+    assert ("not synchronised" in found["clock"]["detail"]) == (state == 5)
 
 
 def test_a_missing_capability_is_named() -> None:

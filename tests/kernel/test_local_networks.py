@@ -71,7 +71,7 @@ def pings(namespace: Namespace, to: object, source: object) -> bool:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3], ids=["its-anchors", "own", "a-third-gateways"])
-def test_a_local_network_is_reached_from_every_source(behind: Behind, n: int) -> None:
+def test_row_31_a_local_network_is_reached_from_every_source(behind: Behind, n: int) -> None:
     with nothing_plain(behind.domain):
         assert pings(behind.host, SERVER, behind.addresses[n])
         assert pings(behind.server, behind.addresses[n], SERVER)

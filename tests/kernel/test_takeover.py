@@ -123,7 +123,7 @@ def test_before_a_sweep_undeclared_hosts_are_served(pair: Pair) -> None:
     assert reaches(pair.host, Domain.CN)
 
 
-def test_a_declaration_without_entries_leaves_nothing(pair: Pair) -> None:
+def test_row_86_a_declaration_without_entries_leaves_nothing(pair: Pair) -> None:
     plane = pair.planes[1]
     assert plane.declare(pair.host) is None
     plane.settle()

@@ -22,7 +22,7 @@ def reaches(namespace: Namespace, address: object, size: int = 56) -> bool:
     return ", 0% packet loss" in namespace.run(f"ping -n -c 2 -i 0.05 -W 2 -s {size} {address}", check=False)
 
 
-def test_a_host_at_its_anchor_is_routed_plainly(pair: Pair) -> None:
+def test_row_5_a_host_at_its_anchor_is_routed_plainly(pair: Pair) -> None:
     on_core = Capture(pair.domain.core, "gw1")
     assert reaches(pair.host, Domain.CN)
     assert reaches(pair.domain.cn, pair.address)
@@ -30,7 +30,7 @@ def test_a_host_at_its_anchor_is_routed_plainly(pair: Pair) -> None:
     on_core.close()
 
 
-def test_after_a_handover_both_directions_use_the_tunnel(pair: Pair) -> None:
+def test_row_9_11_12_after_a_handover_both_directions_use_the_tunnel(pair: Pair) -> None:
     pair.hand_over()
     on_core = Capture(pair.domain.core, "gw1")
     assert reaches(pair.host, Domain.CN)
@@ -41,7 +41,7 @@ def test_after_a_handover_both_directions_use_the_tunnel(pair: Pair) -> None:
     on_core.close()
 
 
-def test_the_new_prefix_is_routed_plainly_while_the_old_one_is_tunnelled(pair: Pair) -> None:
+def test_row_5_12_the_new_prefix_is_routed_plainly_while_the_old_one_is_tunnelled(pair: Pair) -> None:
     pair.hand_over()
     address = give_address(pair.host, 2)
     on_core = Capture(pair.domain.core, "gw2")
@@ -59,7 +59,7 @@ def test_packets_of_every_prefix_are_served_on_every_router(pair: Pair) -> None:
         assert reaches(pair.domain.cn, pair.address)
 
 
-def test_back_at_the_anchor_the_prefix_is_plain_again(pair: Pair) -> None:
+def test_decision_16_back_at_the_anchor_the_prefix_is_plain_again(pair: Pair) -> None:
     pair.hand_over()
     assert reaches(pair.host, Domain.CN)
     pair.domain.move("mn1", "br-gw1")
@@ -71,7 +71,7 @@ def test_back_at_the_anchor_the_prefix_is_plain_again(pair: Pair) -> None:
     on_core.close()
 
 
-def test_a_third_gateway_takes_the_tunnel_over(make_domain: MakeDomain, make_plane: MakePlane) -> None:
+def test_row_68_a_third_gateway_takes_the_tunnel_over(make_domain: MakeDomain, make_plane: MakePlane) -> None:
     domain = make_domain(3)
     pair = Pair(domain, {n: make_plane(domain, n) for n in (1, 2, 3)})
     pair.hand_over()
@@ -145,7 +145,9 @@ def test_a_host_moves_between_two_access_interfaces(make_domain: MakeDomain, mak
     assert set(plane.forwarding.links.values()) == {"acc1"}
 
 
-def test_a_prepared_router_answers_but_forwards_nothing(make_domain: MakeDomain, make_plane: MakePlane) -> None:
+def test_row_6_90_115_a_prepared_router_answers_but_forwards_nothing(
+    make_domain: MakeDomain, make_plane: MakePlane
+) -> None:
     domain = make_domain(1)
     plane = make_plane(domain, 1)
     host = domain.host("mn1", "br-gw1")

@@ -208,13 +208,6 @@ def test_a_restart_takes_over_and_an_audit_finds_nothing(between: Between) -> No
     assert reaches(between.host, Domain.CN)
 
 
-def test_the_summary_names_both_tunnels(between: Between) -> None:
-    summary = between.planes[3].forwarding.installed_summary()
-    assert {str(each["peer"]): each["transit"] for each in summary} == {
-        str(gateway_address(n)): [str(prefix(1))] for n in (1, 2)
-    }
-
-
 def test_flush_leaves_nothing(between: Between) -> None:
     plane = between.planes[3]
     plane.forwarding.stop()

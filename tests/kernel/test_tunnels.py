@@ -47,7 +47,7 @@ def until(condition: Callable[[], bool], within_s: float = 2) -> bool:
     return met
 
 
-def test_on_the_wire_it_is_ipv6_directly_in_ipv6(pair: Pair) -> None:
+def test_row_86_on_the_wire_it_is_ipv6_directly_in_ipv6(pair: Pair) -> None:
     """RFC 2473: next header 41 and no routing header, so that any router can be the other end."""
     pair.hand_over()
     capture = Capture(pair.domain.core, "gw1")
@@ -96,7 +96,7 @@ def test_what_fills_a_1500_byte_link_passes_after_a_move(pair: Pair, downlink: b
     assert tcp_passes(*way, size=20_000_000)
 
 
-def test_a_stale_packet_is_dropped_and_counted(pair: Pair) -> None:
+def test_row_114_a_stale_packet_is_dropped_and_counted(pair: Pair) -> None:
     """The anchor still sends to a gateway that the host has left."""
     assert pair.planes[1].declare(None, exported(1, to=2)) is None
     on_core = Capture(pair.domain.core, "gw2")
@@ -135,7 +135,7 @@ def test_a_stale_packet_between_hosts_of_two_anchors_ends_by_its_hop_limit(pair:
     on_core.close()
 
 
-def test_a_strangers_tunnel_is_dropped_and_counted(pair: Pair) -> None:
+def test_row_47_a_strangers_tunnel_is_dropped_and_counted(pair: Pair) -> None:
     capture = Capture(pair.domain.switch, "pbr-gw1")
     in_core(pair, IPv6(src="2001:db8:bad::1", dst=str(gateway_address(1))) / udp_to(pair.address))
     assert until(lambda: pair.planes[1].counters()["foreign"] == 1)
@@ -166,12 +166,12 @@ def test_a_peer_cannot_send_as_anybody(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("source", ["2001:db8:dead::1", "2001:db8:a2:1::5", "2001:db8:a1:99::5"])
-def test_a_host_cannot_send_from_a_prefix_that_is_not_bound_here(pair: Pair, source: str) -> None:
+def test_row_115_a_host_cannot_send_from_a_prefix_that_is_not_bound_here(pair: Pair, source: str) -> None:
     inject(pair.host, "eth0", udp_to(Domain.CN, source), router(1).mac)
     assert until(lambda: pair.planes[1].counters()["unbound"] == 1)
 
 
-def test_a_link_local_source_is_never_forwarded(pair: Pair) -> None:
+def test_row_115_a_link_local_source_is_never_forwarded(pair: Pair) -> None:
     inject(pair.host, "eth0", udp_to(Domain.CN, "fe80::77"), router(1).mac)
     assert until(lambda: pair.planes[1].counters()["link_local"] == 1)
 
@@ -181,7 +181,7 @@ def test_a_link_local_source_is_never_forwarded(pair: Pair) -> None:
     [(3, 2, 3), (3, 1, 3), (3, 3, 3), (3, 0, None), (0, 2, 2), (2, 2, 2), (0, 0, 0), (2, 0, 0)],
     ids=lambda field: {0: "not-ect", 1: "ect1", 2: "ect0", 3: "ce", None: "dropped"}[field],
 )
-def test_congestion_met_in_the_tunnel_is_told_to_the_host(
+def test_row_88_congestion_met_in_the_tunnel_is_told_to_the_host(
     pair: Pair, outer: int, inner: int, delivered: int | None
 ) -> None:
     """RFC 5213 section 5.6.3, RFC 3168 section 9.1.1: full functionality at the end of the tunnel."""
@@ -226,7 +226,7 @@ def test_tunnels_outlive_trouble_on_the_core_link(pair: Pair) -> None:
     assert until(lambda: ", 0% packet loss" in pair.host.run(f"ping -c 1 -W 1 {Domain.CN}", check=False))
 
 
-def test_the_tunnel_mtu_follows_the_core(make_domain: MakeDomain, make_plane: MakePlane) -> None:
+def test_row_110_the_tunnel_mtu_follows_the_core(make_domain: MakeDomain, make_plane: MakePlane) -> None:
     domain = make_domain(1)
     plane = make_plane(domain, 1)
     assert plane.forwarding.tunnel_mtu == 1460
@@ -236,16 +236,6 @@ def test_the_tunnel_mtu_follows_the_core(make_domain: MakeDomain, make_plane: Ma
     assert {plane.namespace.json(f"link show {name}")[0]["mtu"] for name in ("an-up0", "an-up1", "an-dn0")} == {1360}
 
 
-def test_summary_names_the_tunnels(pair: Pair) -> None:
+def test_links_name_the_faces_that_are_shown(pair: Pair) -> None:
     pair.hand_over()
-    assert pair.planes[2].forwarding.installed_summary() == [
-        {
-            "peer": str(gateway_address(1)),
-            "local": str(gateway_address(2)),
-            "mtu": 1460,
-            "imported": [str(prefix(1))],
-            "exported": [],
-            "transit": [],
-        }
-    ]
     assert dict(pair.planes[2].forwarding.links) == {router(1).mac: "acc0", router(2).mac: "acc0"}

@@ -25,6 +25,14 @@ ANCHORD = str(Path(sys.prefix, "bin", "anchord"))
 SERVED_S = 10.0
 USABLE_S = 10.0  # duplicate address detection takes a host up to 2 s
 PATIENCE_S = 10.0
+# A topology's settings that make each mode.
+MODES: dict[str, dict[str, Any]] = {
+    "proxy": {},
+    "relay": {"domain": {"central": {"mode": "relay"}}},
+    "locator": {"domain": {"central": {"mode": "locator"}}},
+    "directory": {"finder": "directory", "central": None},
+    "anchor-known": {"finder": "anchor-known", "central": None},
+}
 _POLL_S = 0.01
 _RECEIVE_BYTES = 32 << 20
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h

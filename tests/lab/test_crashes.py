@@ -96,7 +96,7 @@ def test_a_gateway_is_dead_while_a_host_leaves_it(lab: Domain) -> None:
         flow.wait_alive()
 
 
-def test_the_central_database_killed_and_started_again_finds_every_anchor(lab: Domain) -> None:
+def test_decision_32_the_central_database_killed_and_started_again_finds_every_anchor(lab: Domain) -> None:
     old = usable_address(lab, "mn3", "gw1")
     move(lab, "mn3", "gw2")
     middle = usable_address(lab, "mn3", "gw2")

@@ -137,7 +137,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("node", ["gw1", "cmd"])
-def test_strangers_change_nothing_and_get_no_answer(lab: Domain, node: str) -> None:
+def test_row_47_53_strangers_change_nothing_and_get_no_answer(lab: Domain, node: str) -> None:
     address = GW1 if node == "gw1" else CMD
     messages = [
         encode(update("2001:db8:a2:77::/64")),
@@ -160,7 +160,7 @@ def test_strangers_change_nothing_and_get_no_answer(lab: Domain, node: str) -> N
 
 
 @pytest.mark.parametrize("node", ["gw1", "cmd"])
-def test_what_no_kernel_would_send_is_not_even_heard(lab: Domain, node: str) -> None:
+def test_row_129_what_no_kernel_would_send_is_not_even_heard(lab: Domain, node: str) -> None:
     address = GW1 if node == "gw1" else CMD
     before = heard(lab, node, "gw2")
     with closing(raw(lab, "gw2")) as forger:
@@ -262,7 +262,7 @@ def test_any_bytes_of_a_peer_are_survived(lab: Domain, node: str) -> None:
         ("::/0", "not-authorized-for-home-network-prefix"),
     ],
 )
-def test_a_gateway_registers_no_prefix_that_is_not_its_own(lab: Domain, prefix: str, status: str) -> None:
+def test_row_51_66_a_gateway_registers_no_prefix_that_is_not_its_own(lab: Domain, prefix: str, status: str) -> None:
     if prefix == "another host's":
         row = binding(lab, "gw2", "mn1")
         assert row is not None
@@ -274,7 +274,7 @@ def test_a_gateway_registers_no_prefix_that_is_not_its_own(lab: Domain, prefix: 
         wait_for(lambda: peer(lab, "cmd", "gw2")["refused"].get(status, 0) == before + 1, f"refused with {status}")
 
 
-def test_an_old_timestamp_is_refused(lab: Domain) -> None:
+def test_row_82_83_an_old_timestamp_is_refused(lab: Domain) -> None:
     before = dict(peer(lab, "cmd", "gw2")["refused"])
     with closing(raw(lab, "gw2")) as sender:
         sender.sendto(encode(update("2001:db8:a2:77::/64", ticks=binding_ticks() - (3600 << 16))), (CMD, 0))
@@ -317,7 +317,7 @@ def sent_into_the_tunnel(domain: Domain, node: str, packet: bytes, cause: str) -
     assert dropped(domain, cause) == before + 1
 
 
-def test_a_tunnelled_packet_of_a_stranger_is_dropped(lab: Domain) -> None:
+def test_row_47_a_tunnelled_packet_of_a_stranger_is_dropped(lab: Domain) -> None:
     sent_into_the_tunnel(lab, "cn1", inner(correspondent(lab), anchored(lab, "mn2")), "foreign")
 
 
@@ -325,7 +325,7 @@ def test_a_tunnelled_packet_of_a_node_that_is_no_gateway_is_dropped(lab: Domain)
     sent_into_the_tunnel(lab, "cmd", inner(CMD, anchored(lab, "mn2")), "foreign")
 
 
-def test_a_packet_for_a_host_that_is_not_here_any_more_is_dropped(lab: Domain) -> None:
+def test_row_114_a_packet_for_a_host_that_is_not_here_any_more_is_dropped(lab: Domain) -> None:
     row = binding(lab, "gw2", "mn1")
     assert row is not None
     visitor = str(IPv6Network(row["prefix"])[5])  # of gw2's pool; gw2 has not told gw1 of it

@@ -81,7 +81,7 @@ def test_host_that_moves_between_links_of_one_gateway_keeps_everything(lab_name:
         ping(domain, "mn1", before, correspondent)
 
 
-def test_gateway_with_a_list_serves_nobody_else(lab_name: str) -> None:
+def test_row_91_119_gateway_with_a_list_serves_nobody_else(lab_name: str) -> None:
     topology = Topology.load(EXAMPLES / "links.toml")
     plain = topology.to_plain()
     plain["hosts"] = {"mn1": {"name": "mn1", "at": "gw2", "mac": "02:00:00:00:00:02"}}

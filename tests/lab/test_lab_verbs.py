@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from anchord.lab import state
 
 TOPOLOGY = """
 [gateways.gw1]
@@ -49,6 +53,8 @@ def test_a_whole_life(lab_name: str, tmp_path: Path) -> None:
     assert lab("exec", "mn1", *name, "--", "sh", "-c", "kill -9 $$").returncode == 128 + 9
     missing = lab("exec", "mn1", *name, "--", "no-such-command")
     assert (missing.returncode, missing.stderr) == (127, "anchord: no-such-command: command not found\n")
+    no_program = lab("exec", "mn1", *name, "--", str(path))
+    assert (no_program.returncode, no_program.stderr) == (126, f"anchord: {path}: cannot be executed\n")
 
     before = {row["node"]: row["pid"] for row in rows}
     assert lab("kill", "gw2", *name).returncode == 0
@@ -71,6 +77,23 @@ def test_a_whole_life(lab_name: str, tmp_path: Path) -> None:
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     gone = lab("ps", *name)
     assert gone.returncode == 1 and f"no lab '{lab_name}'" in gone.stderr
+
+
+def test_ctrl_c_while_a_lab_comes_up_leaves_nothing_of_it(lab_name: str) -> None:
+    command = [str(Path(sys.prefix, "bin", "anchord")), "lab", "up", "--name", lab_name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as up:
+        while not (under_way := lab_name in state.names()) and up.poll() is None:
+            time.sleep(0.01)
+        assert under_way
+        up.send_signal(signal.SIGINT)
+        out, err = up.communicate(timeout=30)
+    assert (up.returncode, out) == (130, "")
+    assert err == f"interrupted; what there was of lab {lab_name} by then is removed\n"
+    assert lab_name not in state.names() and not namespaces_of(lab_name)
+
+
+def namespaces_of(name: str) -> list[str]:
+    return [path.name for path in Path("/run/netns").glob(f"anchord-{name}-*")]
 
 
 def test_a_name_that_no_lab_can_have_is_a_usage_error() -> None:

@@ -86,7 +86,7 @@ def stopped_between(domain: Domain) -> int:
     return sum(int(listing[at + 1]) for at, word in enumerate(listing) if word == "packets")
 
 
-def test_plain_pmipv6_a_host_keeps_address_and_tcp_session(lab_name: str) -> None:
+def test_rows_86_87_104_plain_pmipv6_a_host_keeps_address_and_tcp_session(lab_name: str) -> None:
     with Domain.up(mags(), lab_name) as domain:
         home = domain.topology.lmas["home"]
         domain.wait_served("mn1", "gw1", 10)

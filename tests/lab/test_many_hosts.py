@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_scenes import ip, show, topology, wait_for
+from lab_scenes import MODES, ip, show, topology, wait_for
 
 from anchord.lab.domain import Domain
 from anchord.lab.links import Links
@@ -36,14 +36,6 @@ GATEWAYS = ("gw1", "gw2", "gw3")
 SETTLED_S = 30.0
 GONE_S = 90.0
 LIFETIMES = {"valid_s": 30, "preferred_s": 15, "router_s": 30, "advertise_every_s": 10, "binding_s": 12}
-# The domain's settings that make each mode.
-MODES: dict[str, dict[str, Any]] = {
-    "proxy": {},
-    "relay": {"domain": {"central": {"mode": "relay"}}},
-    "locator": {"domain": {"central": {"mode": "locator"}}},
-    "directory": {"finder": "directory", "central": None},
-    "anchor-known": {"finder": "anchor-known", "central": None},
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,7 +89,7 @@ def test_many_hosts_roam_and_every_address_of_each_answers(labs: dict[str, Domai
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_left_of_hosts_that_have_gone(labs: dict[str, Domain], mode: str) -> None:
+def test_row_86_nothing_is_left_of_hosts_that_have_gone(labs: dict[str, Domain], mode: str) -> None:
     domain = labs[mode]
     wait_for(lambda: not sessions(domain), "every session ends", GONE_S)
     wait_for(lambda: not leftovers(domain), "nothing is left", GONE_S)

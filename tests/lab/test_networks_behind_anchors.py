@@ -37,7 +37,7 @@ def lab() -> Iterator[Domain]:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_a_connection_to_it_that_is_opened_after_the_move_works_whatever_source_the_host_picks(
+def test_row_31_a_connection_to_it_that_is_opened_after_the_move_works_whatever_source_the_host_picks(
     lab: Domain, host: str
 ) -> None:
     addresses = [usable_address(lab, host, "gw1")]

@@ -6,10 +6,10 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from lab_scenes import (
+    MODES,
     Flow,
     binding,
     correspondent,
@@ -27,13 +27,6 @@ from anchord.lab.domain import Domain
 from anchord.lab.topology import Topology
 
 LAB = f"anct-{os.getpid()}-order"
-MODES: dict[str, dict[str, Any]] = {
-    "proxy": {},
-    "relay": {"domain": {"central": {"mode": "relay"}}},
-    "locator": {"domain": {"central": {"mode": "locator"}}},
-    "directory": {"finder": "directory", "central": None},
-    "anchor-known": {"finder": "anchor-known", "central": None},
-}
 MOVES = 40
 PAUSE_S = 0.004  # less than a handover takes
 SETTLE_S = 20.0
@@ -46,7 +39,7 @@ def lab_of() -> Iterator[Callable[[Topology], Domain]]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_ping_pong_faster_than_the_signalling_settles_where_the_host_is(
+def test_decision_17_ping_pong_faster_than_the_signalling_settles_where_the_host_is(
     lab_of: Callable[[Topology], Domain], mode: str
 ) -> None:
     domain = lab_of(topology(3, {"mn1": "gw1"}, **MODES[mode]))

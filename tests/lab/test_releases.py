@@ -92,7 +92,7 @@ def test_an_unused_prefix_is_given_up_here_there_and_at_the_host(
         assert not isinstance(refused.value, TimeoutError)
 
 
-def test_the_end_of_a_session_reaches_an_anchor_that_was_unreachable_for_a_while(
+def test_decision_20_the_end_of_a_session_reaches_an_anchor_that_was_unreachable_for_a_while(
     lab_of: Callable[[Topology], Domain],
 ) -> None:
     """Decision 20: the CMD says so again and again. (Decision 19, the dead-man timer, is for a CMD that cannot.)"""

@@ -67,7 +67,7 @@ def echo(lab: Domain) -> Iterator[str]:
         yield correspondent(lab)
 
 
-def test_a_tour_keeps_addresses_routers_and_flows(lab: Domain) -> None:
+def test_rows_4_11_12_18_27_29_30_a_tour_keeps_addresses_routers_and_flows(lab: Domain) -> None:
     flows: dict[str, Flow] = {}
     known: dict[str, str | None] = {}
     first = usable_address(lab, "tour", "gw1")

@@ -252,8 +252,44 @@ def test_unknown_names_are_told_the_nearest() -> None:
     topology = Topology.default()
     with pytest.raises(LabError, match=r"no host 'nm1'; did you mean mn1\?"):
         topology.host("nm1")
-    with pytest.raises(LabError, match="no gateway 'gw'; did you mean gw"):
-        topology.link("gw")
+    with pytest.raises(LabError, match=r"no host 'laptop'; there are: mn1"):
+        topology.host("laptop")
+    for name in ("gw", "gw7"):  # as near to one as to another
+        with pytest.raises(LabError, match=f"no gateway '{name}'; there are: gw1, gw2, gw3"):
+            topology.link(name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'gateways = 3\n[hosts.mn1]\nat = "gw1"',
+        'gateways = 3\n[lmas.home]\noperators = ["a", "b"]',
+        "gateways = 3\n[domain.gateways.gw1]",
+        '[gateways]\n[correspondents.c1]\nbehind = "gw1"\n[hosts.mn1]\nat = "gw1"',
+    ],
+)
+def test_where_there_are_no_gateways_nothing_else_is_said_of_them(tmp_path: Path, content: str) -> None:
+    (error,) = errors_of(tmp_path, content)
+    assert error.startswith("gateways: is ")
+
+
+def test_a_program_that_cannot_be_run_is_told_where_it_stands(tmp_path: Path) -> None:
+    found = errors_of(
+        tmp_path,
+        """
+        [gateways.gw1]
+        program = ["sl\\u0000eep", "1"]
+        [central]
+        program = ["sleep", "1\\u0000"]
+        [lmas.home]
+        program = [""]
+        """,
+    )
+    assert found == [
+        "gateways.gw1.program[0]: is 'sl\\x00eep', expected no NUL",
+        "central.program[1]: is '1\\x00', expected no NUL",
+        "lmas.home.program[0]: is empty, expected a command",
+    ]
 
 
 def test_daemons_accept_the_files_a_lab_writes(tmp_path: Path) -> None:

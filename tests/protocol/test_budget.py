@@ -72,7 +72,7 @@ def tour(domain: Domain, last: int, first: int = 1) -> None:
         domain.pass_time(12.0)
 
 
-def test_ten_gateways_in_two_minutes_always_one_preferred_address_that_works_and_never_more_than_seven() -> None:
+def test_row_46_decision_18_ten_gateways_in_two_minutes_one_preferred_address_and_never_more_than_seven() -> None:
     domain = Domain(settings=domain_settings(10))
     host = Host(domain)
     for number in range(1, 11):

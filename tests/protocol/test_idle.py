@@ -14,11 +14,11 @@ from anchord.protocol.session import Phase
 HOUR_S = 3600.0
 
 
-def stays(domain: Domain, number: int, seconds: float) -> None:
-    """Time passes, and the host is heard at its gateway now and then."""
-    for _ in range(int(seconds / 20)):
-        domain.pass_time(20.0)
-        domain.host_at(number, MAC, solicited=True)
+def stays(domain: Domain, number: int, seconds: float, **seen: object) -> None:
+    """Time passes, and the host is heard at its gateway now and then; ``seen``: what its frames tell besides."""
+    for _ in range(int(seconds / 10)):
+        domain.pass_time(10.0)
+        domain.host_at(number, MAC, solicited=True, **seen)
 
 
 def advertised(domain: Domain, prefix: IPv6Network) -> list[tuple[int, int, int]]:
@@ -32,7 +32,7 @@ def advertised(domain: Domain, prefix: IPv6Network) -> list[tuple[int, int, int]
     ]
 
 
-def test_an_idle_prefix_is_given_up_withdrawn_at_the_host_and_rests() -> None:
+def test_row_117_decision_18_an_idle_prefix_is_given_up_withdrawn_at_the_host_and_rests() -> None:
     domain = alone()
     domain.host_at(1, MAC)
     domain.host_at(2, MAC)

@@ -21,7 +21,7 @@ from anchord.wire.options import BindingRefreshAdvice, Handoff, HandoffIndicator
 HOST = IPv6Address("fe80::1234")
 
 
-def test_rows_22_to_25_retransmissions_double_up_to_32_seconds_and_go_on() -> None:
+def test_rows_22_to_25_111_112_142_retransmissions_double_up_to_32_seconds_and_go_on() -> None:
     domain = Domain(settings=domain_settings(serve_unregistered=True))
     times: list[float] = []
     domain.lose = lambda sender, send: send.destination == CENTRAL and not times.append(domain.now.monotonic_s)
@@ -32,7 +32,7 @@ def test_rows_22_to_25_retransmissions_double_up_to_32_seconds_and_go_on() -> No
     assert gaps[:7] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0]
 
 
-def test_row_113_a_repetition_has_a_greater_sequence_number_and_the_latest_timestamp() -> None:
+def test_row_113_142_a_repetition_has_a_greater_sequence_number_and_the_latest_timestamp() -> None:
     domain = Domain()
     domain.lose = lambda sender, send: send.destination == CENTRAL
     domain.host_at(1, MAC)
@@ -54,7 +54,7 @@ def test_a_lost_answer_is_repaired_by_the_repetition() -> None:
     assert session.registered and domain.shown
 
 
-def test_row_22_the_cmd_repeats_to_an_anchor_until_it_answers() -> None:
+def test_row_14_22_the_cmd_repeats_to_an_anchor_until_it_answers() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     domain.lose = lambda sender, send: sender == CENTRAL and send.destination == domain.address(1)
@@ -171,7 +171,7 @@ def test_a_returned_prefix_rests_until_its_last_advertised_lifetime_has_run_out(
     assert domain.shown[-1][1].prefixes[0].prefix != prefix
 
 
-def test_advertisements_are_renewed_before_the_preferred_lifetime_ends() -> None:
+def test_row_30_advertisements_are_renewed_before_the_preferred_lifetime_ends() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     domain.host_at(2, MAC)
@@ -194,7 +194,7 @@ def test_silent_cmd_the_host_is_served_unregistered_and_registered_later() -> No
     assert session.registered and domain.central.bindings
 
 
-def test_silent_cmd_without_serve_unregistered_nothing_is_shown() -> None:
+def test_row_90_silent_cmd_without_serve_unregistered_nothing_is_shown() -> None:
     domain = Domain(settings=domain_settings(serve_unregistered=False))
     domain.lose = lambda sender, send: send.destination == CENTRAL
     domain.host_at(1, MAC)

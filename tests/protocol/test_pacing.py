@@ -110,6 +110,19 @@ def test_decision_24_nothing_that_waits_is_dropped_and_only_the_newest_about_a_h
     assert not len(sender.exchanges)
 
 
+def test_row_142_each_session_and_each_peer_has_a_back_off_of_its_own() -> None:
+    sender = Sender()
+    sender.start(PEERS[0], "early")
+    sender.pass_time(3.5)
+    sender.start(PEERS[0], "late")
+    sender.start(PEERS[1], "late")
+    sender.pass_time(4.0)
+    times = [(round(at - 1000.0, 3), peer) for at, peer, _ in sender.sent]
+    assert times[:3] == [(0.0, PEERS[0]), (1.0, PEERS[0]), (3.0, PEERS[0])]
+    late = [(3.5, PEERS[0]), (3.5, PEERS[1]), (4.5, PEERS[0]), (4.5, PEERS[1]), (6.5, PEERS[0]), (6.5, PEERS[1])]
+    assert sorted(times[3:]) == sorted([*late, (7.0, PEERS[0])])
+
+
 def test_what_has_waited_carries_the_time_at_which_it_leaves() -> None:
     sender = Sender(updates_per_s=1.0)
     for number in range(3):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Network
 
 import pytest
 from domain import CENTRAL, Domain, domain_settings
-from test_direct import MAC, address_in, alone, anchors, prefix_at, roles
+from test_direct import MAC, address_in, alone, anchors, prefix_at, roles, sent
 from test_idle import advertised, stays
 
 from anchord.declared import Role
-from anchord.protocol.inputs import HostSeen
+from anchord.protocol.anchoring import refusal
+from anchord.protocol.inputs import HostSeen, MessageReceived
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import DomainSettings, Finding, Limits, Mode
-from anchord.wire.messages import BindingRevocationIndication, BindingUpdate, UpdateNotification
+from anchord.wire.messages import BindingRevocationIndication, BindingUpdate, Status, UpdateNotification
 
 OTHERS = [bytes.fromhex(f"0255aa0000{number:02x}") for number in range(2, 5)]
 
@@ -22,13 +23,6 @@ OTHERS = [bytes.fromhex(f"0255aa0000{number:02x}") for number in range(2, 5)]
 def session_at(domain: Domain, number: int) -> Session:
     (session,) = domain.gw[number].sessions.values()
     return session
-
-
-def talks(domain: Domain, number: int, seconds: float, address: IPv6Address) -> None:
-    """Time passes, and the host is heard now and then, with an address that can be asked."""
-    for _ in range(int(seconds / 10)):
-        domain.pass_time(10.0)
-        domain.host_at(number, MAC, solicited=True, address=address)
 
 
 def announce_again(domain: Domain, number: int) -> None:
@@ -95,19 +89,23 @@ def test_an_anchor_that_refused_for_the_order_of_two_clocks_is_asked_again(findi
     domain.pass_time(0.05)
     domain.host_at(3, MAC, address=address)
     domain.pass_time(0.3)
-    talks(domain, 3, 60, address)
+    stays(domain, 3, 60, address=address)
     assert domain.address(1) in anchors(domain, 3)
     assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(3))}
 
 
-def test_an_anchor_whose_kernel_failed_for_a_moment_is_asked_again() -> None:
+def test_an_anchor_that_was_short_of_resources_for_a_moment_is_asked_again() -> None:
     domain = alone(neighbours={})
     domain.host_at(1, MAC)
     address = address_in(domain, 1)
-    domain.kernel = lambda node, state: "no memory" if node == domain.address(1) else None
+    domain.lose = lambda sender, send: send.destination == domain.address(1)
     domain.host_at(2, MAC, address=address)
+    (asked,) = sent(domain, 2, 1, BindingUpdate)
+    assert isinstance(asked, BindingUpdate)
+    refused = refusal(asked, Status.INSUFFICIENT_RESOURCES, domain.now)
+    domain.feed(domain.address(2), MessageReceived(domain.address(1), refused))
     assert anchors(domain, 2) == set()
-    domain.kernel = lambda node, state: None
+    domain.lose = lambda sender, send: False
     domain.pass_time(2.0)
     assert anchors(domain, 2) == {domain.address(1)}
 
@@ -122,13 +120,13 @@ def test_an_idle_release_that_was_asked_of_an_earlier_gateway_does_not_end_a_pre
     domain.lose = lambda sender, send: (
         (sender, send.destination) == (domain.address(1), domain.address(2)) and isinstance(send.message, BindingUpdate)
     )
-    talks(domain, 2, 310, address)
+    stays(domain, 2, 310, address=address)
     domain.host_at(3, MAC, address=address)
     domain.used = lambda prefix: True
     domain.pass_time(5.0)
     domain.host_at(2, MAC, address=address)
     domain.lose = lambda sender, send: False
-    talks(domain, 2, 60, address)
+    stays(domain, 2, 60, address=address)
     assert domain.address(1) in anchors(domain, 2)
     assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(2))}
 
@@ -199,11 +197,11 @@ def test_one_refusal_of_a_refresh_for_a_wrong_clock_does_not_end_the_session() -
     domain.host_at(1, MAC)
     address = address_in(domain, 1)
     prefix = prefix_at(domain, 1)
-    talks(domain, 1, 290, address)
+    stays(domain, 1, 290, address=address)
     domain.skew[domain.address(1)] = 0.5
     domain.pass_time(15.0)
     domain.skew.clear()
-    talks(domain, 1, 400, address)
+    stays(domain, 1, 400, address=address)
     assert prefix_at(domain, 1) == prefix and session_at(domain, 1).registered
 
 
@@ -224,7 +222,7 @@ def test_an_anchor_that_gave_a_host_two_prefixes_in_a_row_hands_over_the_one_it_
     first = prefix_at(domain, 2)
     domain.host_at(3, MAC, address=address)
     domain.used = lambda prefix: prefix != first
-    talks(domain, 3, 310, address)
+    stays(domain, 3, 310, address=address)
     assert not domain.gw[2].sessions
     domain.host_at(2, MAC, address=address)
     domain.pass_time(1.0)
@@ -251,7 +249,7 @@ def test_no_prefix_reaches_two_hosts_however_long_an_outage_lasts(central: bool)
         domain.lose = lambda sender, send: CENTRAL in (sender, send.destination)
     else:
         domain.lose = lambda sender, send: {sender, send.destination} == {first, second}
-    talks(domain, 2, 3000, address)
+    stays(domain, 2, 3000, address=address)
     for mac in OTHERS:
         domain.host_at(1, mac)
         domain.pass_time(1.0)

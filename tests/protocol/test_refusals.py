@@ -101,14 +101,14 @@ def ask(domain: Domain, message: Message, source: IPv6Address | None = None) -> 
     ],
     ids=str,
 )
-def test_rows_56_to_66_each_fault_has_its_status_and_changes_nothing(status: int, changes: dict[str, object]) -> None:
+def test_row_56_61_62_63_66_84_decision_5_21_each_fault_has_its_status(status: int, changes: dict[str, object]) -> None:
     domain = Domain()
     (ack,) = ask(domain, registration(domain, **changes))
     assert ack.status == status
     assert not domain.central.bindings and not domain.journal[CENTRAL].get("binding")
 
 
-def test_row_53_60_the_order_of_checks_identity_before_time_before_content() -> None:
+def test_row_52_60_the_order_of_checks_identity_before_time_before_content() -> None:
     domain = Domain()
     old = Timestamp(ticks_of(START_WALL_S - 60))
     all_wrong = registration(domain, MobileNodeIdentifier=None, HomeNetworkPrefix=None, Timestamp=old)
@@ -273,7 +273,7 @@ def test_row_85_135_without_timestamps_the_sequence_number_decides() -> None:
     assert ask(domain, registration(domain, Timestamp=None, sequence=8))[0].status == 0
 
 
-def test_row_134_sequence_numbers_are_compared_modulo_65536() -> None:
+def test_row_134_135_sequence_numbers_are_compared_modulo_65536() -> None:
     domain = Domain()
     ask(domain, registration(domain, Timestamp=None, sequence=65535))
     assert ask(domain, registration(domain, Timestamp=None, sequence=3))[0].status == 0
@@ -288,7 +288,7 @@ def test_decision_6_a_refresh_with_a_foreign_prefix_set_gets_159() -> None:
     assert ask(domain, refresh)[0].status == 159
 
 
-def test_row_47_nothing_from_an_address_that_is_not_configured() -> None:
+def test_row_47_decision_36_nothing_from_an_address_that_is_not_configured() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     for node in (CENTRAL, domain.address(1)):
@@ -307,7 +307,7 @@ def test_strangers_make_no_table_grow() -> None:
     assert domain.central.counters.strangers.messages_in == 1000
 
 
-def test_gateways_do_not_believe_each_other_while_a_cmd_stands_between_them() -> None:
+def test_row_47_gateways_do_not_believe_each_other_while_a_cmd_stands_between_them() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     forged = registration(domain, ServingMaar=ServingMaar(domain.address(2)))
@@ -391,7 +391,7 @@ def test_decision_17_an_older_update_does_not_move_the_tunnel_back() -> None:
     assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(3))}
 
 
-def test_row_69_a_deregistration_by_another_gateway_than_the_serving_one_is_ignored() -> None:
+def test_row_21_69_a_deregistration_by_another_gateway_than_the_serving_one_is_ignored() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     held = str(domain.shown[-1][1].prefixes[0].prefix)
@@ -480,7 +480,7 @@ def test_row_135_141_the_named_sequence_number_is_adopted() -> None:
     assert updates(domain, domain.address(1), CENTRAL)[-1].sequence == 4001
 
 
-def test_an_anchor_outside_its_own_pool_is_not_believed() -> None:
+def test_row_51_an_anchor_outside_its_own_pool_is_not_believed() -> None:
     """A CMD that names gw3 as the anchor of a prefix of gw1's pool."""
     domain = Domain()
     domain.host_at(2, MAC, settle=False)
@@ -612,7 +612,7 @@ def test_row_85_without_timestamps_an_anchor_goes_by_sequence_number() -> None:
 
 
 @pytest.mark.parametrize("asked", ["fe80::77", "::"])
-def test_row_75_a_link_local_address_option_is_answered_with_one(asked: str) -> None:
+def test_row_75_decision_28_a_link_local_address_option_is_answered_with_one(asked: str) -> None:
     domain = Domain()
     face = LogicalRouter(bytes.fromhex("020102030405"), IPv6Address("fe80::1:2ff:fe03:405"))
     message = registration(domain, a=LinkLocalAddress(IPv6Address(asked)), b=DlifLinkLocalAddress(face.address))

@@ -120,7 +120,7 @@ def test_the_end_of_a_session_that_nobody_knows_is_acknowledged() -> None:
 
 
 @every
-def test_a_refused_anchor_that_was_announced_is_withdrawn_at_once(mode: Mode) -> None:
+def test_row_117_decision_13_a_refused_anchor_that_was_announced_is_withdrawn_at_once(mode: Mode) -> None:
     domain = Domain(settings=domain_settings(mode=mode))
     moved_along(domain, 1)
     domain.kernel = lambda address, state: "no memory" if address == domain.address(1) else None
@@ -164,7 +164,7 @@ def test_an_anchor_that_misses_a_refresh_keeps_what_it_forwards() -> None:
     assert roles(domain, 2)["2001:db8:a1"] == (Role.IMPORTED, domain.address(1))
 
 
-def test_rfc_7077_an_unanswered_notification_is_repeated_once_with_the_d_flag_and_given_up() -> None:
+def test_decision_14_an_unanswered_notification_is_repeated_once_with_the_d_flag_and_given_up() -> None:
     domain = Domain()
     moved_along(domain, 1, 2)
     domain.lose = lambda sender, send: isinstance(send.message, UpdateNotification)

@@ -75,7 +75,7 @@ def test_row_4_90_nothing_is_advertised_and_nothing_routed_before_the_answer() -
     assert {role for role, _ in roles(domain, 1).values()} == {Role.PREPARED}
 
 
-def test_advertisements_wait_for_the_kernel() -> None:
+def test_row_4_104_advertisements_wait_for_the_kernel() -> None:
     domain = Domain()
     domain.hold_kernel = True
     domain.host_at(1, MAC)
@@ -85,7 +85,7 @@ def test_advertisements_wait_for_the_kernel() -> None:
     assert len(domain.shown) == 1
 
 
-def test_the_anchors_answer_waits_for_the_kernel() -> None:
+def test_row_9_the_anchors_answer_waits_for_the_kernel() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     domain.hold_kernel = True
@@ -128,7 +128,7 @@ def test_row_10_11_the_answer_has_one_group_for_each_anchor() -> None:
     assert len(ack.all(DlifLinkLocalAddress)) == len(ack.all(DlifLinkLayerAddress)) == 2
 
 
-def test_decision_3_the_anchor_echoes_the_serving_maar_and_its_own_prefix() -> None:
+def test_row_9_36_decision_3_the_anchor_echoes_the_serving_maar_and_its_own_prefix() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     domain.host_at(2, MAC)
@@ -138,7 +138,7 @@ def test_decision_3_the_anchor_echoes_the_serving_maar_and_its_own_prefix() -> N
     assert own is not None and domain.settings.gateways[domain.address(1)].owns(own.prefix)
 
 
-def test_row_27_29_30_routers_keep_their_face_and_old_prefixes_are_deprecated() -> None:
+def test_row_27_29_30_decision_23_routers_keep_their_face_and_old_prefixes_are_deprecated() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     first = domain.shown[-1][1]
@@ -152,7 +152,7 @@ def test_row_27_29_30_routers_keep_their_face_and_old_prefixes_are_deprecated() 
     assert own.router != old.router and own.mtu == old.mtu
 
 
-def test_row_28_the_face_is_no_address_of_the_interface_and_differs_by_node_and_gateway() -> None:
+def test_row_28_decision_15_the_face_is_no_address_of_the_interface_and_differs_by_node_and_gateway() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     domain.host_at(1, OTHER)
@@ -205,9 +205,7 @@ def test_decision_8_sequence_numbers_are_counted_for_each_pair_of_nodes() -> Non
     assert told == list(range(told[0], told[0] + len(told)))
 
 
-def test_decision_15_a_router_solicitation_of_a_served_host_is_answered_by_an_advertisement_not_a_registration() -> (
-    None
-):
+def test_row_109_decision_37_a_solicitation_of_a_served_host_gets_an_advertisement_not_a_registration() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     domain.pass_time(1.0)
@@ -217,7 +215,7 @@ def test_decision_15_a_router_solicitation_of_a_served_host_is_answered_by_an_ad
     assert len(domain.shown) == 1 and not domain.sent
 
 
-def test_decision_22_a_storm_of_solicitations_is_one_answer() -> None:
+def test_row_150_decision_22_37_a_storm_of_solicitations_is_one_answer() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     domain.pass_time(1.0)
@@ -249,7 +247,7 @@ def test_frames_of_a_served_host_are_spared_and_of_a_departed_one_wanted() -> No
     assert domain.ignored[domain.address(1)] == set()
 
 
-def test_two_hosts_do_not_share_anything() -> None:
+def test_row_1_two_hosts_do_not_share_anything() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     domain.host_at(1, OTHER)
@@ -278,7 +276,7 @@ def test_plain_routers_advertise_their_own_prefix_and_signal_nothing() -> None:
     assert roles(domain, 2) == {"2001:db8:a2": (Role.ANCHORED, None)}
 
 
-def test_local_networks_of_an_anchor_are_announced_through_its_face() -> None:
+def test_row_31_decision_27_local_networks_of_an_anchor_are_announced_through_its_face() -> None:
     settings = domain_settings()
     local = IPv6Network("fd00:1::/48")
     info = replace(gateway_info(1), local_networks=(local,))

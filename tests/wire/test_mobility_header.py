@@ -128,7 +128,7 @@ def test_any_bytes_give_a_message_or_one_wire_error(data: bytes) -> None:
 # Rules
 
 
-def test_row_32_36_the_d_flags() -> None:
+def test_row_32_36_decision_4_the_d_flags() -> None:
     assert int(BindingUpdateFlag.DISTRIBUTED) == 0x0010
     assert int(BindingAckFlag.DISTRIBUTED) == 0x02
     assert header.encode(BindingUpdate(0, 0, BindingUpdateFlag.DISTRIBUTED))[8:10] == b"\x00\x10"

@@ -115,7 +115,7 @@ BUILT: list[Message] = [
                 DlifLinkLayerAddress(MAC),
                 AlternateCareOfAddress(GATEWAY_2),
                 AccessTechnologyType(3),
-                Timestamp.from_ns(TIME_NS),
+                Timestamp((TIME_NS << 16) // 1_000_000_000),
                 LocalPrefix(LOCAL_NETWORK),
                 DlifLinkLocalAddress(ROUTER),
                 UnknownOption(200, b"x" * length),

@@ -10,7 +10,6 @@ reported together, each as ``file: path: what is wrong, expected what``.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 import tomllib
@@ -23,6 +22,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from anchord.spelling import nearest
 
 Place = tuple[int | str, ...]
 Conflict = tuple[Place, str]  # where, and what is wrong with it
@@ -173,8 +174,8 @@ def known_keys(model: type[Table]) -> list[str]:
 
 def unknown_key(key: str, known: list[str]) -> str:
     """What to say of a key that nobody knows: the nearest known one, or all of them."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"unknown key, expected {near[0]!r}" if near else f"unknown key, expected one of {', '.join(known)}"
+    near = nearest(key, known)
+    return f"unknown key, expected {near!r}" if near else f"unknown key, expected one of {', '.join(known)}"
 
 
 def shown(value: object) -> str:

@@ -216,11 +216,16 @@ def _socket(path: Path | None, node: str | None, run: Path) -> Path:
     """The socket to ask: as given, that of the node given, or the only one there is."""
     from anchord.daemon.control import NotReachableError
 
+    if path is not None and node is not None:
+        raise click.UsageError("--socket and --node both name a daemon, expected one of them")
     if path is not None:
         return path
-    if node is not None:
-        return run / f"{node}.sock"
     found = sorted(run.glob("*.sock")) if run.is_dir() else []
+    if node is not None:
+        there = [each.stem for each in found]
+        if there and node not in there:
+            raise NotReachableError(f"daemon not reachable: no {node}.sock in {run}, which has: {', '.join(there)}")
+        return run / f"{node}.sock"
     if not found:
         raise NotReachableError(f"daemon not reachable: no socket in {run}")
     if len(found) > 1:

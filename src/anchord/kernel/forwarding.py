@@ -60,7 +60,6 @@ _AUDIT_SHARE = 100
 """An audit of a large gateway takes long; it is not begun before this many times its duration has passed."""
 _PAUSE_AFTER_FAILURE_S = 5.0
 _STOP_WITHIN_S = 5.0
-_TUNNELLED = (Role.IMPORTED, Role.EXPORTED, Role.TRANSIT)
 
 
 class _Declare(NamedTuple):
@@ -90,7 +89,7 @@ _Work = _Declare | _Sweep | _Audit | _Stop | _LookAround
 class Forwarding:
     """The data plane of one gateway, in the network namespace of the thread that calls ``start``.
 
-    ``declare``, ``sweep``, ``audit``, ``counters``, ``active_prefixes`` and ``installed_summary`` may be called from
+    ``declare``, ``sweep``, ``audit``, ``counters`` and ``active_prefixes`` may be called from
     any thread.
     """
 
@@ -255,21 +254,6 @@ class Forwarding:
         entries = (entry for state in list(self._engine.states.values()) for entry in state.entries)
         unknown = {entry.prefix for entry in entries if entry.role in (Role.EXPORTED, Role.TRANSIT)}
         return (active | unknown) - {firewall.NEW}
-
-    def installed_summary(self) -> list[dict[str, object]]:
-        """The tunnels: one entry for each peer with its prefixes by role; one in transit is in two of them."""
-        engine = self._engine
-        tunnels: dict[IPv6Address, dict[str, list[str]]] = {}
-        for entry in (entry for state in (list(engine.states.values()) if engine else ()) for entry in state.entries):
-            for end in (entry.peer, entry.anchor) if entry.role in _TUNNELLED else ():
-                if end is not None:
-                    sides = tunnels.setdefault(end, {role.value: [] for role in _TUNNELLED})
-                    sides[entry.role.value].append(str(entry.prefix))
-        return [
-            {"peer": str(peer), "local": str(self.settings.address), "mtu": self._tunnel_mtu}
-            | {side: sorted(prefixes) for side, prefixes in tunnels[peer].items()}
-            for peer in sorted(tunnels)
-        ]
 
     # The worker thread.
 

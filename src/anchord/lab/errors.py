@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from anchord.spelling import nearest
 
 
 class LabError(Exception):
@@ -37,6 +38,6 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     ``what`` is the kind of thing ("host", "gateway"), ``known`` the names there are.
     """
     names = list(known)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"there are: {', '.join(names) or 'none'}"
+    near = nearest(name, names)
+    hint = f"did you mean {near}?" if near else f"there are: {', '.join(names) or 'none'}"
     return UsageError(f"no {what} {name!r}; {hint}")

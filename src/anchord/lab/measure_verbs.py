@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from errno import ENOTDIR
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -37,6 +39,21 @@ def _check_writable(_context: click.Context, _option: click.Parameter, file: Pat
     except OSError as error:
         raise _NotWritten(file, error) from None
     return file
+
+
+def _check_directory(_context: click.Context, _option: click.Parameter, directory: Path | None) -> Path | None:
+    """Find out before the measurement that its captures could not be kept."""
+    if directory is None:
+        return None
+    there = next((each for each in (directory, *directory.parents) if each.exists()), Path())
+    try:
+        if not there.is_dir():
+            raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR))
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _NotWritten(directory, error) from None
+    return directory
 
 
 def _write(file: Path | None, result: object, indent: int) -> None:
@@ -98,8 +115,9 @@ _TARGETS = {
 @click.option("--flap", type=Milliseconds(), metavar="MS", help="The host's carrier is lost so long.")
 @click.option("--control", is_flag=True, help="For comparison: the same daemons as plain routers; old sessions die.")
 @click.option(
-    "--keep-pcap", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the captures there."
-)
+    "--keep-pcap", type=click.Path(file_okay=False, path_type=Path), callback=_check_directory, metavar="DIR",
+    help="Keep the captures there.",
+)  # fmt: skip
 def demo(json_file: Path | None, silent: bool, flap: float | None, control: bool, keep_pcap: Path | None) -> None:
     """A host roams gw1 -> gw2 -> gw3 -> gw1 while it carries TCP and UDP; exit code 0 only if everything holds.
 
@@ -126,8 +144,9 @@ def bench() -> None:
 @click.option("--moves", type=click.IntRange(1, 200), default=50, show_default=True, help="Handovers in each series.")
 @_json_option
 @click.option(
-    "--pcap", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Keep the captures there."
-)
+    "--pcap", type=click.Path(file_okay=False, path_type=Path), callback=_check_directory, metavar="DIR",
+    help="Keep the captures there.",
+)  # fmt: skip
 @click.option(
     "--from-pcap",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

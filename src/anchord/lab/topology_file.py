@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
@@ -39,6 +38,7 @@ from anchord.lab.topology import (
     Gateway,
     Host,
     Lma,
+    Place,
     Topology,
     numbered,
     numbered_gateway,
@@ -46,6 +46,7 @@ from anchord.lab.topology import (
 )
 from anchord.lab.topology_daemons import daemon_problems
 from anchord.lab.topology_problems import problems
+from anchord.spelling import nearest
 
 _Made = TypeVar("_Made")
 
@@ -82,6 +83,7 @@ Settings = Annotated[dict[str, Any], BeforeValidator(_settings)]
 UnicastMac = Annotated[str, BeforeValidator(_unicast_mac)]
 Sysctls = Annotated[dict[str, Any], BeforeValidator(_sysctls)]
 
+_UP_TO_GATEWAYS: tuple[Place, ...] = (("gateways",), ("domain", "gateways"))
 _ADDRESS = "a global IPv6 unicast address"
 
 
@@ -144,8 +146,8 @@ class HostTable(Table):
             path = _proc_sys(key)
             if not path.is_file():
                 there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-                near = difflib.get_close_matches(path.name, there, n=1)
-                expected = f"expected {near[0]!r}" if near else f"expected one that is in {path.parent}"
+                near = nearest(path.name, there)
+                expected = f"expected {near!r}" if near else f"expected one that is in {path.parent}"
                 yield ("sysctls", key), f"the kernel has no such setting, {expected}"
 
 
@@ -170,9 +172,9 @@ class TopologyTable(Table):
     def conflicts(cls, raw: Mapping[str, Any]) -> Iterable[Conflict]:
         """What is wrong between tables; values that are wrong on their own are left out of this."""
         topology = _made(raw)
-        has_gateways = isinstance(raw.get("gateways"), Mapping)
+        has_gateways = isinstance(raw.get("gateways"), Mapping)  # if not, that is the error: none follows from it
         found = list(problems(topology)) if has_gateways else []
-        places = [where for where, _ in found] if has_gateways else [("gateways",)]
+        places = [where for where, _ in found] if has_gateways else [*_UP_TO_GATEWAYS, *_operators(raw)]
         return [*found, *daemon_problems(topology, places)]
 
 
@@ -183,6 +185,10 @@ def load(path: Path) -> Topology:
     except ConfigError as error:
         raise TopologyError(error.errors) from None
     return _made(table.model_dump(exclude_unset=True)).checked()
+
+
+def _operators(raw: Mapping[str, Any]) -> list[Place]:
+    return [("lmas", name, "operators") for name in _table(raw, "lmas")]
 
 
 def _made(raw: Mapping[str, Any]) -> Topology:

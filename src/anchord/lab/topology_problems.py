@@ -30,6 +30,16 @@ def problems(topology: Topology) -> Iterator[Problem]:
     yield from _host_problems(topology)
     yield from _finder_problems(topology)
     yield from _delay_problems(topology)
+    yield from _program_problems(topology)
+
+
+def _program_problems(topology: Topology) -> Iterator[Problem]:
+    for node in topology.nodes():
+        for number, word in enumerate(topology.program(node)):
+            if "\0" in word:
+                yield (*place(topology, node), "program", number), f"is {word!r}, expected no NUL"
+            elif not number and not word:
+                yield (*place(topology, node), "program", 0), "is empty, expected a command"
 
 
 def _finder_problems(topology: Topology) -> Iterator[Problem]:
@@ -55,8 +65,8 @@ def _host_problems(topology: Topology) -> Iterator[Problem]:
         if host.mac and (other := macs.setdefault(host.mac.lower(), host.name)) != host.name:
             yield ("hosts", host.name, "mac"), f"{host.mac} is the address of {other} already, expected another one"
     for host in topology.hosts.values():
-        if not host.at:
-            continue  # not given: reported where the file is read
+        if not host.at or not topology.gateways:
+            continue  # not given, or no gateway is: reported already
         try:
             topology.link(host.at, host.access)
         except LabError as error:
@@ -87,7 +97,7 @@ def _name_problems(topology: Topology) -> Iterator[Problem]:
                 )
             taken.setdefault(name, f"one of the {table}")
     for node in topology.correspondents.values():
-        if node.behind is not None and node.behind not in topology.gateways:
+        if node.behind is not None and topology.gateways and node.behind not in topology.gateways:
             yield ("correspondents", node.name, "behind"), str(unknown("gateway", node.behind, topology.gateways))
         if node.behind is not None and node.delay_ms:
             yield ("correspondents", node.name, "delay_ms"), "is not for a link behind a gateway, expected none"

@@ -53,11 +53,15 @@ def up(file: Path | None, name: str, as_json: bool) -> None:
     from anchord.lab.topology import Topology
 
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
-    with _reported():
-        topology = Topology.default() if file is None else Topology.load(file)
-        began = time.monotonic()
-        domain = Domain.up(topology, name)
-        took_s = time.monotonic() - began
+    try:
+        with _reported():
+            topology = Topology.default() if file is None else Topology.load(file)
+            began = time.monotonic()
+            domain = Domain.up(topology, name)
+            took_s = time.monotonic() - began
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; what there was of lab {name} by then is removed", err=True)
+        sys.exit(128 + signal.SIGINT)
     if as_json:
         points = {point: list(where) for point, where in domain.points().items()}
         record = {"name": name, "directory": str(domain.directory), "nodes": domain.ps(), "points": points}
@@ -118,8 +122,10 @@ def exec(node: str, command: tuple[str, ...], name: str) -> None:
         domain = Domain.attach(name)
         domain.namespace(node)
         if shutil.which(command[0]) is None:
-            click.echo(f"anchord: {command[0]}: command not found", err=True)
-            sys.exit(127)
+            # As a shell has it: 126 is there and cannot be run, 127 is not there.
+            there = "/" in command[0] and os.path.exists(command[0])
+            click.echo(f"anchord: {command[0]}: {'cannot be executed' if there else 'command not found'}", err=True)
+            sys.exit(126 if there else 127)
         # In our session and process group: the terminal, and Ctrl-C, are the command's.
         child = domain.popen(node, command, start_new_session=False)
     sys.exit(_exit_code(child))

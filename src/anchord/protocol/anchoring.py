@@ -252,11 +252,7 @@ class AnchoringRole:
             if moved:
                 session.left_s = now.monotonic_s
             core.detach(session)
-        to: tuple[IPv6Address, ...] = (request.source,)
-        if domain.mode is Mode.LOCATOR and not request.direct and request.serving is not None:
-            to = (request.serving, *to)  # the one that forwards first (RFC 8885 section 3.3)
-        core.declare(session, Continuation(session.key, self._acknowledgement(request, session), to))
-        core.persist(session)
+        self._answer(request, session)
         if not newer_here and moved:
             core.timers.set(("idle", session.key), now.monotonic_s + domain.timing.idle_release_s)
         if moved:
@@ -264,10 +260,32 @@ class AnchoringRole:
 
     def _is_newer_here(self, request: _Request, session: Session) -> bool:
         """Whether we have asked the CMD for this node ourselves since what we are told now was true."""
-        if session.phase is Phase.AWAY or self._domain.central is None:
-            return False
-        outstanding = self._core.exchanges.outstanding(self._domain.central, session.key)
-        return outstanding is not None and outstanding.ticks > request.ticks > 0
+        asked_ticks = self._asked_ticks(session)
+        return session.phase is not Phase.AWAY and asked_ticks is not None and asked_ticks > request.ticks > 0
+
+    def _asked_ticks(self, session: Session) -> int | None:
+        """The timestamp of the registration that the CMD has not answered; None: there is none."""
+        central = self._domain.central
+        asked = None if central is None else self._core.exchanges.outstanding(central, session.key)
+        return None if asked is None else asked.ticks
+
+    def _answer(self, request: _Request, session: Session) -> None:
+        """Have the kernel export the prefix, and say so.
+
+        To the CMD when it is true. A serving gateway that asked us itself has nothing to do but wait for our answer:
+        with it both kernels work at the same time, and what ours refuses is declared again until it takes it.
+        """
+        core, ack = self._core, self._acknowledgement(request, session)
+        if request.direct:
+            core.declare(session, Continuation(session.key))
+            core.persist(session)
+            core.emit(Send(request.source, ack))
+            return
+        to: tuple[IPv6Address, ...] = (request.source,)
+        if self._domain.mode is Mode.LOCATOR and request.serving is not None:
+            to = (request.serving, *to)  # the one that forwards first (RFC 8885 section 3.3)
+        core.declare(session, Continuation(session.key, ack, to))
+        core.persist(session)
 
     def _note_others(self, request: _Request, session: Session) -> None:
         """What else the node holds (RFC 8885 section 4.3), as far as we are told, or served it with until now.
@@ -373,8 +391,8 @@ class AnchoringRole:
             return True
         if request.direct or not request.ticks or self._domain.central is None:
             return False
-        asked = self._core.exchanges.outstanding(self._domain.central, session.key)
-        return asked is None or asked.ticks < request.ticks
+        asked_ticks = self._asked_ticks(session)
+        return asked_ticks is None or asked_ticks < request.ticks
 
     def installed(self, session: Session | None, then: Continuation, error: str | None) -> None:
         """The kernel has the tunnel: only now we may say so (or: it has not, and we must not)."""

@@ -138,20 +138,6 @@ class Timestamp:
 
     ticks: int
 
-    @classmethod
-    def from_seconds(cls, seconds: float) -> Timestamp:
-        """Return the last tick not after ``seconds`` since 1970 (UTC)."""
-        return cls(int(seconds * cls.TICKS_PER_S))
-
-    @classmethod
-    def from_ns(cls, time_ns: int) -> Timestamp:
-        """Return the last tick not after ``time_ns`` nanoseconds since 1970 (UTC), without rounding through float."""
-        return cls(time_ns * cls.TICKS_PER_S // 1_000_000_000)
-
-    def to_seconds(self) -> float:
-        """Return seconds since 1970 (UTC); exact in this millennium's dates, where a float has bits to spare."""
-        return self.ticks / self.TICKS_PER_S
-
 
 @dataclass(frozen=True, slots=True)
 class RestartCounter:
