@@ -74,6 +74,16 @@ def chosen(root: Path, areas: tuple[str, ...], count: int, seed: int) -> list[Mu
     return everything[:count]
 
 
+def function_line_at(source: str, line: int) -> int:
+    """Where the innermost function around a line of a file begins, decorators included; 0: in no function."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    return max((first for f in functions if (first := _first_line(f)) <= line <= (f.end_lineno or 0)), default=0)
+
+
+def _first_line(function: ast.FunctionDef) -> int:
+    return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+
+
 Fault = tuple[str, int, ast.expr | ast.stmt, str, str]
 
 
@@ -85,7 +95,7 @@ def _walk(node: ast.AST, function: str, function_line: int) -> Iterator[Fault]:
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         function = f"{function}.{node.name}" if function else node.name
     if isinstance(node, ast.FunctionDef):
-        function_line = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        function_line = _first_line(node)
         children: list[ast.AST] = [*node.args.defaults, *node.body]  # no decorators, no annotations
     elif isinstance(node, ast.JoinedStr):
         children = []  # Python 3.11 does not say where in the file its parts are

@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))
 
-from mutant_make import Mutant, chosen  # noqa: E402
+from mutant_make import Mutant, chosen, function_line_at  # noqa: E402
 
 AREAS = ("protocol", "wire")
 TESTS = ("tests/protocol", "tests/wire", "tests/fuzz")
@@ -75,7 +75,7 @@ class Verdict:
 class Tree:
     """A copy of the tree, where one fault at a time is put in."""
 
-    def __init__(self, where: Path, functions: dict[str, dict[str, object]] | None = None) -> None:
+    def __init__(self, where: Path) -> None:
         self.where = where
         for name in COPIED:
             source = ROOT / name
@@ -123,7 +123,7 @@ class Suite:
 
     def __init__(self, tree: Tree) -> None:
         record = tree.where / "called.json"
-        code, said = tree.run("-c", "import anchord; print(anchord.__file__)")
+        _, said = tree.run("-c", "import anchord; print(anchord.__file__)")
         if not said.strip().startswith(str(tree.where)):
             raise SystemExit(f"the copy in {tree.where} is not what is tested: {said}")
         print("without a fault: ", end="", flush=True)
@@ -204,20 +204,9 @@ def deliberate() -> list[Fault]:
         contents = source.replace(entry["old"], entry["new"]).encode()
         compile(contents, str(path), "exec")
         at = source[: source.index(entry["old"])].count("\n") + 1
-        faults.append(Fault(entry["name"], entry["file"], contents, entry["breaks"], _place(entry["file"], at), True))
+        place = f"{entry['file']}:{function_line_at(source, at)}"
+        faults.append(Fault(entry["name"], entry["file"], contents, entry["breaks"], place, True))
     return faults
-
-
-def _place(file: str, line: int) -> str:
-    import ast  # noqa: PLC0415
-
-    best = 0
-    for node in ast.walk(ast.parse((ROOT / "src" / "anchord" / file).read_text())):
-        if isinstance(node, ast.FunctionDef):
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            if first <= line <= (node.end_lineno or 0):
-                best = max(best, first)
-    return f"{file}:{best}"
 
 
 def at_random(count: int, seed: int) -> list[Fault]:

@@ -40,6 +40,7 @@ from anchord.wire.options import (
     LocalPrefix,
     MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
+    Option,
     PreviousMaar,
     ServingMaar,
     Timestamp,
@@ -90,6 +91,12 @@ def asked(domain: Domain, number: int) -> list[BindingUpdate]:
 
 def shown_last(domain: Domain, number: int) -> Advertise:
     return [advertise for who, advertise in domain.shown if who == domain.address(number)][-1]
+
+
+def with_its_own(named: Option, ack: BindingAcknowledgement) -> BindingAcknowledgement:
+    """``ack`` with ``named`` in the place of its option of that kind."""
+    kind = type(named)
+    return replace(ack, options=tuple(named if isinstance(option, kind) else option for option in ack.options))
 
 
 def test_row_91_92_93_95_96_the_first_registration() -> None:
@@ -268,11 +275,7 @@ def test_row_122_a_fixed_mac_address_is_the_first_nodes_router() -> None:
 def test_row_105_whatever_link_local_address_the_lma_names_is_the_routers() -> None:
     domain = Plain()
     named = LinkLocalAddress(IPv6Address("fe80::1234"))
-    domain.alter(
-        lambda ack: replace(
-            ack, options=tuple(named if isinstance(option, LinkLocalAddress) else option for option in ack.options)
-        )
-    )
+    domain.alter(lambda ack: with_its_own(named, ack))
     domain.host_at(1, MAC, address=IPv6Address("fe80::5678"))
     assert shown_last(domain, 1).router.address == named.address
     (entry,) = entries(domain, 1)
@@ -282,11 +285,7 @@ def test_row_105_whatever_link_local_address_the_lma_names_is_the_routers() -> N
 def test_row_105_an_address_that_the_node_uses_is_not_taken() -> None:
     domain = Plain()
     theirs = LinkLocalAddress(IPv6Address("fe80::1234"))
-    domain.alter(
-        lambda ack: replace(
-            ack, options=tuple(theirs if isinstance(option, LinkLocalAddress) else option for option in ack.options)
-        )
-    )
+    domain.alter(lambda ack: with_its_own(theirs, ack))
     domain.host_at(1, MAC, address=theirs.address)
     assert shown_last(domain, 1).router.address != theirs.address
     assert "link-local-in-use" in [report.event for _, report in domain.reports]
@@ -303,14 +302,7 @@ def test_row_98_an_answer_to_nothing_is_dropped() -> None:
 def test_row_99_a_wrong_echo_is_ignored_and_not_asked_again() -> None:
     domain = Plain()
     wrong = MobileNodeLinkLayerIdentifier(OTHER)
-    domain.alter(
-        lambda ack: replace(
-            ack,
-            options=tuple(
-                wrong if isinstance(option, MobileNodeLinkLayerIdentifier) else option for option in ack.options
-            ),
-        )
-    )
+    domain.alter(lambda ack: with_its_own(wrong, ack))
     domain.host_at(1, MAC)
     domain.pass_time(100)
     assert len(asked(domain, 1)) == 1 and domain.shown == []

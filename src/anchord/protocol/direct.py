@@ -24,7 +24,7 @@ from anchord.protocol.identity import mn_id_text
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewayInfo
 from anchord.protocol.timers import Instant
-from anchord.protocol.updates import anchor_in, echoes, proxy_update, retained
+from anchord.protocol.updates import anchor_in, is_about, proxy_update, retained
 from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, Status
 from anchord.wire.options import ALL_ZERO_PREFIX, AnchoredPrefix, Handoff, HomeNetworkPrefix
 
@@ -178,10 +178,7 @@ class Direct:
             return False
         session = core.sessions.get(exchange.session)
         counters = core.counters.of(source)
-        if not echoes(exchange.message, ack):
-            # RFC 5213 section 6.9.1.2 (6): ignore it, what it says of clocks included, and do not ask again.
-            counters.drop("echo-mismatch")
-            core.exchanges.cancel(source, exchange.session)
+        if not is_about(core, exchange, ack):
             return True
         core.compare_clocks(source, ack, now)
         if ack.status >= 128:

@@ -27,7 +27,7 @@ from anchord.protocol.identity import mn_id_text
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import LmaInfo
 from anchord.protocol.timers import Instant
-from anchord.protocol.updates import PBU_FLAGS, advised_s, echoes, proxy_update
+from anchord.protocol.updates import PBU_FLAGS, advised_s, is_about, proxy_update
 from anchord.wire.messages import (
     UNSPECIFIED,
     BindingAckFlag,
@@ -124,11 +124,8 @@ class Mag:
         if exchange is None or exchange.message.flags & BindingUpdateFlag.DISTRIBUTED:
             return False
         session, counters = core.sessions.get(exchange.session), core.counters.of(source)
-        if not echoes(exchange.message, ack):
-            # (6): ignore it, and do not ask again.
-            counters.drop("echo-mismatch")
+        if not is_about(core, exchange, ack):
             core.report("echo-mismatch", "error", session=exchange.session)
-            core.exchanges.cancel(source, exchange.session)
             return True
         if ack.flags & BindingAckFlag.DISTRIBUTED or not ack.flags & BindingAckFlag.PROXY:
             counters.drop("not-a-plain-ack")

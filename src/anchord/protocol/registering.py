@@ -21,7 +21,7 @@ from anchord.protocol.identity import session_key
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Mode
 from anchord.protocol.timers import Instant
-from anchord.protocol.updates import advised_s, anchor_in, echoes, proxy_update, retained
+from anchord.protocol.updates import advised_s, anchor_in, is_about, proxy_update, retained
 from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, Status
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
@@ -105,11 +105,8 @@ class Registering:
         if exchange is None:
             self._late(ack, now)
             return
-        if not echoes(exchange.message, ack):
-            # RFC 5213 section 6.9.1.2 (6): ignore it, and do not ask again.
-            core.counters.of(central).drop("echo-mismatch")
+        if not is_about(core, exchange, ack):
             core.report("echo-mismatch", "error", session=exchange.session)
-            core.exchanges.cancel(central, exchange.session)
             return
         core.compare_clocks(central, ack, now)
         if ack.status < 128 and not ack.flags & BindingAckFlag.DISTRIBUTED:

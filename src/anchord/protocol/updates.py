@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from anchord.protocol.core import GatewayCore
-from anchord.protocol.exchange import ticks_of
+from anchord.protocol.exchange import Exchange, ticks_of
 from anchord.protocol.groups import Anchor, read_groups
 from anchord.protocol.session import Session
 from anchord.protocol.settings import GatewayInfo
@@ -58,10 +58,17 @@ def retained(session: Session) -> list[AnchoredPrefix]:
     return [AnchoredPrefix(prefix) for anchor in session.anchors for prefix in anchor.prefixes]
 
 
-def echoes(update: BindingUpdate, ack: BindingAcknowledgement) -> bool:
-    """RFC 5213 section 6.9.1.2 (6): identifiers and indicators come back as they went out."""
+def is_about(core: GatewayCore, exchange: Exchange, ack: BindingAcknowledgement) -> bool:
+    """RFC 5213 section 6.9.1.2 (6): identifiers and indicators come back as they went out.
+
+    An answer where they do not is ignored, what it says of clocks included, and the PBU is not sent again.
+    """
     kinds = (MobileNodeIdentifier, HandoffIndicator, AccessTechnologyType, MobileNodeLinkLayerIdentifier)
-    return all(update.first(kind) == ack.first(kind) for kind in kinds)
+    if all(exchange.message.first(kind) == ack.first(kind) for kind in kinds):
+        return True
+    core.counters.of(exchange.peer).drop("echo-mismatch")
+    core.exchanges.cancel(exchange.peer, exchange.session)
+    return False
 
 
 def anchor_in(core: GatewayCore, session: Session, gateway: GatewayInfo, ack: BindingAcknowledgement) -> Anchor | None:

@@ -21,7 +21,6 @@ class Hostility:
         self.over_s = world.scenario.hostile_s
         self.handovers = 0
         self._gateways = list(world.scenario.domain.gateways)
-        self._partitions: list[list[tuple[IPv6Address, IPv6Address]]] = []
 
     def begin(self) -> None:
         """Put all of it on the calendar."""

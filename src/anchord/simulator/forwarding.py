@@ -1,7 +1,7 @@
 """What the kernels of all gateways do with packets, as far as the plan of ``kernel/tables.py`` goes.
 
 Prefixes are the upper 64 bits of an address. ``Plane`` has what a HostState comes to: HOSTS (packets to a prefix),
-UPLINK (packets from one), INNER (packets out of a tunnel). ``Core.carry`` walks one packet through them.
+UPLINK (packets from one), INNER (packets out of a tunnel). ``Core`` walks packets through them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def upper(prefix: IPv6Network) -> int:
 
 
 class Plane:
-    """What is installed at one gateway. ``conflict`` is called with a prefix that two hosts would hold."""
+    """What is installed at one gateway."""
 
     def __init__(self, name: str, address: IPv6Address, pools: tuple[IPv6Network, ...]) -> None:
         self.name, self.address = name, address
@@ -57,7 +57,7 @@ class Plane:
 
     def owns(self, prefix: int) -> bool:
         """Whether it lies in one of the pools."""
-        return any(prefix >> (64 - (length)) == value for value, length in self.pools)
+        return any(prefix >> (64 - length) == value for value, length in self.pools)
 
     def install(self, state: HostState) -> list[int]:
         """Make it true; the prefixes that another host holds here already."""

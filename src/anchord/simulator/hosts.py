@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from random import Random
 
+from anchord.protocol.identity import mn_id_of_mac, session_key
 from anchord.protocol.outputs import Advertise
 from anchord.simulator.forwarding import upper
 
@@ -87,5 +88,5 @@ def population(count: int, random: Random) -> list[Host]:
     hosts: list[Host] = []
     for number in range(1, count + 1):
         mac = bytes((0x06, 0, 0, 0, 0, number))
-        hosts.append(Host(number, mac, f"5:{mac.hex()}/{mac.hex()}", random.random() < 0.3))
+        hosts.append(Host(number, mac, session_key(mn_id_of_mac(mac), mac), random.random() < 0.3))
     return hosts

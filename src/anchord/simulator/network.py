@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from ipaddress import IPv6Address
 from random import Random
 
@@ -11,7 +12,7 @@ from anchord.simulator.scenario import Network
 class Links:
     """Decides what becomes of each message. ``faults`` counts by kind what was done to messages."""
 
-    def __init__(self, network: Network, random: Random, faults: dict[str, int]) -> None:
+    def __init__(self, network: Network, random: Random, faults: Counter[str]) -> None:
         self.network = network
         self.cut: dict[tuple[IPv6Address, IPv6Address], int] = {}  # one way; how many partitions are in force
         self._random = random
@@ -26,17 +27,17 @@ class Links:
         """After how many seconds a message arrives; none: it does not, two: it does twice."""
         network, random = self.network, self._random
         if self.cut and (source, destination) in self.cut:
-            self._count("partition")
+            self._faults["partition"] += 1
             return ()
         if network.loss and random.random() < network.loss:
-            self._count("loss")
+            self._faults["loss"] += 1
             return ()
         first_s = network.delay_s
         if network.jitter_s:
             first_s += random.random() * network.jitter_s
-            self._count("delay")
+            self._faults["delay"] += 1
         if network.duplication and random.random() < network.duplication:
-            self._count("duplication")
+            self._faults["duplication"] += 1
             return (first_s, network.delay_s + random.random() * max(network.jitter_s, 0.05))
         return (first_s,)
 
@@ -53,6 +54,3 @@ class Links:
                 self.cut[pair] = left
             else:
                 self.cut.pop(pair, None)
-
-    def _count(self, kind: str) -> None:
-        self._faults[kind] = self._faults.get(kind, 0) + 1

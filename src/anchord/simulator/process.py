@@ -59,6 +59,10 @@ class Process:
         self.filtering: dict[tuple[str, bytes], bool] = {}  # what was ordered last, and not done yet
         self.wanted: dict[str, HostState] = {}  # all that this process has declared
 
+    def lives(self, life: int) -> bool:
+        """Whether it is still the one that was started as number ``life``."""
+        return self.machine is not None and self.life == life
+
     def instant(self, now_s: float) -> Instant:
         """What it thinks the time is."""
         return Instant(now_s, START_WALL_S + now_s + self.skew_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from dataclasses import dataclass
 
 from anchord.simulator.faults import Hostility
@@ -18,7 +19,7 @@ class Outcome:
     seed: int
     violations: tuple[str, ...]
     handovers: int
-    faults: dict[str, int]
+    faults: Counter[str]
     plainly: int  # packets delivered
     by_tunnel: int
     inputs: int

@@ -43,7 +43,6 @@ class Scenario:
     seed: int
     kind: str
     calm: bool
-    gateways: int
     hosts: int
     domain: DomainSettings
     idle_release: bool
@@ -102,8 +101,7 @@ def scenario(seed: int) -> Scenario:
     random = Random(seed)
     kind = KINDS[seed % len(KINDS)]
     calm = (seed // len(KINDS)) % CALM_EVERY == 0
-    count = random.randint(2, 6)
-    domain = _domain(random, kind, count)
+    domain = _domain(random, kind, random.randint(2, 6))
     one_way_s = random.choice((0.0005, 0.002, 0.01, 0.04))
     network = Network(one_way_s)
     pauses = (2.0, 5.0, 15.0) if calm else (0.03, 0.3, 2.0, 5.0, 15.0)
@@ -111,7 +109,6 @@ def scenario(seed: int) -> Scenario:
         seed=seed,
         kind=kind,
         calm=calm,
-        gateways=count,
         hosts=random.choice((1, 1, 2, 3)),
         domain=domain,
         idle_release=random.random() < 0.7,

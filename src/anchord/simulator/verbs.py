@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import click
 
@@ -57,7 +58,7 @@ class Totals:
     def __init__(self) -> None:
         self.seeds = self.failed = self.inputs = 0
         self.counts = {"handovers": 0, "packets delivered plainly": 0, "packets delivered by tunnel": 0}
-        self.faults = dict.fromkeys(FAULTS, 0)
+        self.faults = Counter(dict.fromkeys(FAULTS, 0))
 
     def add(self, outcome: Outcome) -> None:
         """One more."""
@@ -67,8 +68,7 @@ class Totals:
         self.counts["handovers"] += outcome.handovers
         self.counts["packets delivered plainly"] += outcome.plainly
         self.counts["packets delivered by tunnel"] += outcome.by_tunnel
-        for kind, count in outcome.faults.items():
-            self.faults[kind] = self.faults.get(kind, 0) + count
+        self.faults.update(outcome.faults)
 
     def never(self) -> list[str]:
         """What did not happen at all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv6Address
@@ -31,7 +32,7 @@ from anchord.simulator.checks import Checks
 from anchord.simulator.forwarding import Core, Plane, upper
 from anchord.simulator.hosts import Host, population
 from anchord.simulator.network import Links
-from anchord.simulator.process import START_WALL_S, Machine, Process
+from anchord.simulator.process import Machine, Process
 from anchord.simulator.scenario import CENTRAL, Scenario
 from anchord.simulator.trace import Trace
 from anchord.store.directory import Outcome
@@ -62,7 +63,7 @@ class World:
         self.random = Random(f"world {scenario.seed}")
         self.now_s = 0.0
         self.inputs = 0
-        self.faults: dict[str, int] = {}
+        self.faults: Counter[str] = Counter()
         self.links = Links(scenario.network, self.random, self.faults)
         self.hosts = population(scenario.hosts, self.random)
         self.radio_loss = scenario.radio_loss
@@ -224,7 +225,7 @@ class World:
 
     def _install(self, address: IPv6Address, life: int, output: Declare) -> None:
         process = self.nodes[address]
-        if process.machine is None or process.life != life:
+        if not process.lives(life):
             return
         error = None
         if process.refuses and output.state.entries:
@@ -237,7 +238,7 @@ class World:
 
     def _audit(self, address: IPv6Address, life: int, host: str) -> None:
         process = self.nodes[address]
-        if process.machine is None or process.life != life:
+        if not process.lives(life):
             return
         if process.refuses:
             self.at(self.now_s + AUDIT_S, self._audit, address, life, host)
@@ -247,7 +248,7 @@ class World:
     def _sweep(self, process: Process, life: int) -> None:
         """What an earlier process left and this one has not mentioned goes."""
         assert process.plane is not None
-        if process.life == life and process.machine is not None:
+        if process.lives(life):
             for host in [host for host in process.plane.states if host not in process.wanted]:
                 self.installed(process.plane.address, process, HostState(host))
 
@@ -392,11 +393,7 @@ class World:
 
     def fault(self, kind: str) -> None:
         """Count one."""
-        self.faults[kind] = self.faults.get(kind, 0) + 1
-
-    def wall_s(self) -> float:
-        """The true time of day."""
-        return START_WALL_S + self.now_s
+        self.faults[kind] += 1
 
 
 def _store_failed(error: StoreError) -> None:
