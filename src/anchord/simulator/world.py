@@ -319,10 +319,7 @@ class World:
 
     def frame(self, host: Host, solicited: bool = False, reassociated: bool = False, prefix: int | None = None) -> None:
         """A host sends something; signs of life pass the filter, data may not."""
-        if host.place is None:
-            return
-        if self.radio_loss and self.random.random() < self.radio_loss:
-            self.fault("frame-loss")
+        if host.place is None or self._fades():
             return
         gateway, interface = host.place
         address = None if prefix is None else host.address(prefix)
@@ -339,7 +336,7 @@ class World:
 
     def solicit_neighbours(self, host: Host, prefix: int) -> None:
         """A Neighbour Solicitation or Advertisement: whatever the filter says, it is heard."""
-        if host.place is None or (self.radio_loss and self.random.random() < self.radio_loss):
+        if host.place is None or self._fades():
             return
         gateway, interface = host.place
         seen = HostSeen(interface, host.mac, host.address(prefix))
@@ -348,12 +345,14 @@ class World:
     def _on_link(self, address: IPv6Address, interface: str, mac: bytes) -> Host | None:
         """The host that a frame of this gateway reaches."""
         host = self.by_mac[mac]
-        if host.place != (address, interface):
-            return None
-        if self.radio_loss and self.random.random() < self.radio_loss:
+        return None if host.place != (address, interface) or self._fades() else host
+
+    def _fades(self) -> bool:
+        """Whether a frame between a host and its gateway is lost."""
+        lost = bool(self.radio_loss) and self.random.random() < self.radio_loss
+        if lost:
             self.fault("frame-loss")
-            return None
-        return host
+        return lost
 
     def _advertise(self, address: IPv6Address, process: Process, output: Advertise) -> None:
         host = self._on_link(address, output.interface, output.mac)
