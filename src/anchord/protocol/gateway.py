@@ -5,7 +5,7 @@ anchor for a prefix whose node is elsewhere (``anchoring.py``), serving gateway 
 (``serving.py``). ``session.py`` draws the states of one node.
 
 Whatever it promises to others - a PBA with status 0 to the CMD, a Router Advertisement - leaves only after the kernel
-has acknowledged the forwarding behind it: a declaration goes out with a ticket, and the promise waits for ``Installed``.
+has acknowledged the forwarding behind it: a declaration goes out with a ticket, and the promise waits for it.
 """
 
 from __future__ import annotations
