@@ -9,7 +9,7 @@ from domain import CENTRAL, Domain, domain_settings
 
 from anchord.declared import Role
 from anchord.protocol.outputs import Send
-from anchord.protocol.session import Phase
+from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Finding
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
 from anchord.wire.options import ALL_ZERO_PREFIX, AnchoredPrefix, HomeNetworkPrefix, PreviousMaar
@@ -39,6 +39,11 @@ def prefix_at(domain: Domain, number: int) -> IPv6Network:
 
 def address_in(domain: Domain, number: int) -> IPv6Address:
     return prefix_at(domain, number).network_address + 0xABCD
+
+
+def session_at(domain: Domain, number: int) -> Session:
+    (session,) = domain.gw[number].sessions.values()
+    return session
 
 
 def anchors(domain: Domain, number: int) -> set[IPv6Address]:
@@ -223,3 +228,75 @@ def test_moves_made_while_the_cmd_was_dead_are_known_to_it_afterwards() -> None:
     assert {anchor.maar for anchor in binding.anchors} == {domain.address(number) for number in (1, 2, 3)}
     for number in (1, 2, 3):
         assert roles(domain, number) == {prefix_at(domain, number): (Role.EXPORTED, domain.address(4))}
+
+
+def told(domain: Domain, sender: int, receiver: int) -> int:
+    """PBUs that a gateway has sent to another."""
+    return sum(
+        source == domain.address(sender) and send.destination == domain.address(receiver)
+        for source, send in domain.sent
+        if isinstance(send.message, BindingUpdate)
+    )
+
+
+def test_row_111_no_repetition_draws_back_a_host_that_has_left() -> None:
+    domain = alone()
+    domain.host_at(1, MAC)
+    old = address_in(domain, 1)
+    domain.lose = lambda sender, send: send.destination == domain.address(2)  # it hears neither answers nor claims
+    domain.host_at(2, MAC, address=old)
+    domain.pass_time(0.9)
+    domain.host_at(3, MAC, address=old)
+    before = told(domain, 2, 1)
+    domain.pass_time(30.0)
+    assert told(domain, 2, 1) == before
+    assert session_at(domain, 1).serving == domain.address(3)
+    assert any(who == domain.address(2) for who, _ in domain.probes)
+
+
+def test_row_111_a_host_that_answers_is_still_there_and_what_was_lost_is_repeated() -> None:
+    domain = alone()
+    domain.host_at(1, MAC)
+    old = address_in(domain, 1)
+    domain.lose = lambda sender, send: send.destination == domain.address(2)
+    domain.host_at(2, MAC, address=old)
+    domain.pass_time(1.5)
+    assert told(domain, 2, 1) == 1 and len(domain.probes) == 1
+    domain.host_at(2, MAC, address=old, solicited=True)
+    assert told(domain, 2, 1) == 2
+    domain.lose = lambda sender, send: False
+    domain.pass_time(2.0)
+    domain.host_at(2, MAC, address=old, solicited=True)
+    assert anchors(domain, 2) == {domain.address(1)}
+
+
+def test_row_112_a_host_that_answers_makes_no_repetition_come_sooner() -> None:
+    domain = alone()
+    domain.host_at(1, MAC)
+    old = address_in(domain, 1)
+    domain.lose = lambda sender, send: send.destination == domain.address(2)
+    domain.host_at(2, MAC, address=old)
+    for _ in range(300):
+        domain.pass_time(0.1)
+        if len(domain.probes) > told(domain, 2, 1) - 1:
+            domain.host_at(2, MAC, address=old, solicited=True)
+    assert 4 <= told(domain, 2, 1) <= 6  # after 1, 2, 4, 8 and 16 s
+
+
+def test_row_111_a_cmd_is_not_told_again_of_a_host_that_is_long_silent() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    old = address_in(domain, 1)
+    domain.host_at(1, MAC, address=old, solicited=True)
+    domain.pass_time(100.0)
+    domain.host_at(1, MAC, address=old, solicited=True)
+    domain.lose = lambda sender, send: CENTRAL in (sender, send.destination)
+    domain.host_at(1, MAC, address=old, solicited=True, reassociated=True)
+    count = len(domain.sent)
+    domain.pass_time(20.0)
+    assert len(domain.sent) > count
+    domain.pass_time(15.0)
+    count = len(domain.sent)
+    domain.pass_time(200.0)
+    assert len(domain.sent) == count
+    assert domain.probes

@@ -149,6 +149,10 @@ class Exchanges:
         exchange.hurried = True
         return self._offer(exchange, now)
 
+    def go_on(self, exchange: Exchange, now: Instant) -> list[Output]:
+        """Repeat what ``due`` gave out and its caller did not send; the next repetition is as far away as it was."""
+        return self._offer(exchange, now)
+
     def next_s(self) -> float | None:
         """When ``due`` has something to do (monotonic seconds)."""
         return self._timers.next_s()

@@ -193,7 +193,7 @@ class Gateway:
                 and self._serving.is_doubtful(session, exchange.peer, now)
             ):
                 # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.
-                self._serving.ask(session, now)
+                self._serving.hold(session, exchange.peer, now)
             else:
                 if exchange.tries > 1:
                     self.counters.of(exchange.peer).repeated += 1

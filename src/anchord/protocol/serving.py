@@ -45,6 +45,8 @@ PROBES = 3
 ONE_MOVE_S = 0.1
 # So long a node's data is looked at where nobody central says which anchors it has: its addresses name them.
 LISTEN_S = 1.0
+# Who was heard so lately has not left. A first repetition comes a second after what it repeats: time enough to move.
+HEARD_LATELY_S = 0.5
 # The plain routers of ``mobility = false`` share one face, as RFC 5213 section 6.9.3 and VRRP have it.
 SHARED_FACE = ""
 
@@ -118,7 +120,10 @@ class ServingRole:
             self._core.ignore(session)
         if ("probe", session.key) in self._core.timers:
             self._core.timers.cancel(("probe", session.key))
-            self._refresh(session, now)
+            if session.held:
+                self._repeat_held(session, now)
+            else:
+                self._refresh(session, now)
         elif elsewhere_meanwhile or (session.is_fixed and seen.solicited):
             # Where nobody tells us that a node has left, a solicitation may be all that tells of its return.
             self._refresh(session, now)
@@ -201,6 +206,7 @@ class ServingRole:
 
     def _begin(self, session: Session, interface: str, now: Instant) -> None:
         session.heard_s = now.monotonic_s
+        session.held = ()
         session.timeline = {"seen": now.monotonic_s}
         session.registered = False
         session.asked, session.unsettled, session.confirmed_s = {}, {}, {}
@@ -275,7 +281,7 @@ class ServingRole:
 
     def _doubt(self, session: Session, now: Instant) -> None:
         """An anchor has heard newer things of the node: if it is still here, it says so, and is registered again."""
-        session.probes = 0
+        session.probes, session.held = 0, ()
         self.probe(session.key, now)
 
     def acknowledged(self, source: IPv6Address, ack: BindingAcknowledgement, now: Instant) -> None:
@@ -432,7 +438,7 @@ class ServingRole:
         if now.monotonic_s - session.heard_s <= self._domain.timing.probe_after_s:
             self._refresh(session, now)
         else:
-            session.probes = 0
+            session.probes, session.held = 0, ()
             self.probe(key, now)
 
     def probe(self, key: str, now: Instant) -> None:
@@ -459,24 +465,40 @@ class ServingRole:
             self._direct.refresh(session, now)
 
     def is_doubtful(self, session: Session, peer: IPv6Address, now: Instant) -> bool:
-        """Whether the node has not been heard lately, although we serve it and keep saying so to ``peer``.
+        """Whether the node may have left since it was heard, although we serve it and would say so to ``peer`` again.
 
-        One that has shown no address cannot be asked. A CMD knows whose word counts; a gateway that is asked does not.
+        A repetition carries the latest timestamp: an anchor or LMA would follow it away from where the node is by now.
+        A CMD knows whose word counts. One that has shown no address cannot be asked.
         """
-        heard_s = max(session.heard_s, session.verified_s)
-        long_ago = now.monotonic_s - heard_s > self._domain.timing.probe_after_s
-        can_be_asked = session.address is not None or peer != self._domain.central
-        return long_ago and session.phase is Phase.SERVING and can_be_asked
+        if session.phase is not Phase.SERVING:
+            return False
+        silent_s = now.monotonic_s - max(session.heard_s, session.verified_s)
+        to_central = peer == self._domain.central
+        if session.address is None:
+            return not to_central and silent_s > self._domain.timing.probe_after_s
+        return silent_s > (self._domain.timing.probe_after_s if to_central else HEARD_LATELY_S)
 
     def claim(self, session: Session, elsewhere: IPv6Address, now: Instant) -> None:
         """A gateway has asked for a node that we have heard later: it is to know, and may anchor something of it."""
         self._direct.ask(session, elsewhere, (), now)
 
-    def ask(self, session: Session, now: Instant) -> None:
-        """Ask the node whether it is still here, unless that is under way."""
+    def hold(self, session: Session, peer: IPv6Address, now: Instant) -> None:
+        """Ask the node whether it is still here, unless that is under way; if it is, ``peer`` is told so again."""
         if ("probe", session.key) not in self._core.timers:
-            session.probes = 0
+            session.probes, session.held = 0, (peer,)
             self.probe(session.key, now)
+        elif session.held and peer not in session.held:
+            session.held = (*session.held, peer)
+
+    def _repeat_held(self, session: Session, now: Instant) -> None:
+        """The node is there: what waited for that goes on, and no faster than it would have without."""
+        session.verified_s = now.monotonic_s
+        held, session.held = session.held, ()
+        for peer in held:
+            exchange = self._core.exchanges.outstanding(peer, session.key)
+            if exchange is not None:
+                self._core.counters.of(peer).repeated += 1
+                self._core.emit(*self._core.exchanges.go_on(exchange, now))
 
     def mistaken(self, session: Session, now: Instant) -> None:
         """What was taken for a host is a gateway: as if it had never been here."""

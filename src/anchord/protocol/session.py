@@ -71,6 +71,7 @@ class Session:
     attached_s: float = -1e9  # monotonic; when it was first heard on its interface
     verified_s: float = -1e9  # monotonic; when it was last found to be there, for a refresh
     probes: int = 0  # unanswered ones
+    held: tuple[IPv6Address, ...] = ()  # who is told again that it is here as soon as it answers a probe
     ignored: bool = False  # its data is kept from us
     advertised_s: float = -1.0  # monotonic; last advertisement
     left_s: float = -1.0  # monotonic; when it was reported elsewhere
