@@ -119,6 +119,8 @@ class Hostility:
             if not host.routers:
                 world.frame(host, solicited=True)
             elif not host.idle or self.random.random() < 0.2:
+                for prefix in host.usable(world.now_s):
+                    world.frame(host, prefix=prefix)  # what a gateway does not filter tells it that the host is there
                 world.checks.exchange_packets(host)
         world.at(world.now_s + PACKET_S * (0.5 + self.random.random()), self._traffic, host)
 
