@@ -10,7 +10,7 @@ from domain import CENTRAL, Domain, domain_settings
 from anchord.declared import Role
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase, Session
-from anchord.protocol.settings import Finding
+from anchord.protocol.settings import Finding, Limits
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
 from anchord.wire.options import ALL_ZERO_PREFIX, AnchoredPrefix, HomeNetworkPrefix, PreviousMaar
 
@@ -169,6 +169,21 @@ def test_the_end_of_the_session_is_told_to_every_anchor() -> None:
     domain.pass_time(700)  # nobody answers the probes
     assert [len(domain.gw[number].sessions) for number in (1, 2, 3)] == [0, 0, 0]
     assert all(domain.gw[number].resting() for number in (1, 2, 3))
+
+
+def test_a_gateway_that_withheld_its_prefix_names_the_anchors_to_the_next_one_and_keeps_nothing() -> None:
+    limits = Limits(anchors_per_host=2)
+    settings = domain_settings(4, central=None, finding=Finding.ANCHOR_KNOWN, limits=limits)
+    domain = Domain(4, settings, CHAIN)
+    domain.host_at(1, MAC)
+    for number in (2, 3):
+        domain.host_at(number, MAC, address=address_in(domain, 1))
+    domain.host_at(4, MAC)
+    (ack,) = sent(domain, 3, 4, BindingAcknowledgement)
+    assert isinstance(ack, BindingAcknowledgement) and ack.status == Status.ACCEPTED
+    assert ack.first(HomeNetworkPrefix) == HomeNetworkPrefix(ALL_ZERO_PREFIX)
+    assert [option.maar for option in ack.all(PreviousMaar)] == [domain.address(1), domain.address(2)]
+    assert not domain.gw[3].sessions and anchors(domain, 4) == {domain.address(1), domain.address(2)}
 
 
 def test_only_the_serving_gateway_ends_a_session() -> None:

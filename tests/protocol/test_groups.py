@@ -46,6 +46,12 @@ def test_decision_1_all_anchors_first_and_as_many_addresses_behind_them_are_pair
     assert read_groups(CMD, (*PREVIOUS, *ADDRESSES, *MACS)).anchors == WHOLE
 
 
+def test_decision_1_groups_of_one_gateway_are_one_anchor_with_all_its_prefixes_each_once() -> None:
+    second = PreviousMaar(MAARS[0], PREFIXES[1])
+    read = read_groups(CMD, (PREVIOUS[0], ADDRESSES[0], MACS[0], second, PREVIOUS[0]))
+    assert read.anchors == (Anchor(MAARS[0], tuple(PREFIXES), FACES[0]),)
+
+
 @pytest.mark.parametrize(
     ("options", "orphans"),
     [((*PREVIOUS, ADDRESSES[1], *MACS), 1), ((PREVIOUS[0], *ADDRESSES, *MACS), 2)],

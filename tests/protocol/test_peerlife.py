@@ -264,6 +264,21 @@ def test_row_147_interval_and_misses_are_what_the_domain_says() -> None:
     assert events(domain, domain.address(1)) == ["peer-down"]
 
 
+def test_a_response_to_another_question_than_the_last_one_is_no_answer_to_it() -> None:
+    domain = born(Domain())
+    domain.host_at(1, MAC, address=HOST)
+    node = domain.address(1)
+    domain.lose = lambda sender, send: sender == CENTRAL and isinstance(send.message, Heartbeat)
+    while not requests(domain, node, CENTRAL):
+        domain.pass_time(1.0)
+    asked = requests(domain, node, CENTRAL)[-1].sequence
+    counters = domain.gw[1].counters.of(CENTRAL)
+    hear(domain, node, CENTRAL, Heartbeat(asked - 1, HeartbeatFlag.RESPONSE, (RestartCounter(5),)))
+    assert counters.dropped == {"unmatched-heartbeat": 1} and counters.restart_counter != 5
+    hear(domain, node, CENTRAL, Heartbeat(asked, HeartbeatFlag.RESPONSE, (RestartCounter(5),)))
+    assert counters.dropped == {"unmatched-heartbeat": 1} and counters.restart_counter == 5
+
+
 def test_a_response_that_nobody_waits_for_is_counted_and_changes_nothing() -> None:
     domain = born(Domain())
     domain.host_at(1, MAC, address=HOST)

@@ -397,6 +397,17 @@ def test_row_84_a_clock_outside_the_window_is_refused_with_our_time() -> None:
     assert ack.status == Status.TIMESTAMP_MISMATCH and ack.first(Timestamp) == Timestamp(ticks_of(lma.now.wall_s))
 
 
+def test_row_82_what_was_asked_before_the_deregistration_and_comes_after_it_is_refused() -> None:
+    lma = PlainLma()
+    lma.ask()
+    between = lma.update()
+    lma.ask(lifetime_s=0)
+    (late,) = lma.hear(between)
+    assert late.status == Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED
+    lma.pass_time(11)
+    assert not lma.lma.plain_bindings
+
+
 def test_row_85_134_135_without_a_timestamp_sequence_numbers_order() -> None:
     lma = PlainLma()
     (prefix,) = prefixes(lma.ask(sequence=40, Timestamp=None))

@@ -143,8 +143,12 @@ def test_a_refused_host_is_not_tried_again_with_every_frame() -> None:
     domain.nodes[CENTRAL] = domain.central
     for _ in range(50):
         domain.host_at(1, MAC, solicited=True)
+    domain.pass_time(28.0)
+    assert domain.ignored[domain.address(1)] == {("acc0", MAC)}, "until refuse_s is over"
+    domain.host_at(1, MAC)
     assert len(updates(domain, domain.address(1), CENTRAL)) == 1
-    domain.pass_time(31.0)
+    domain.pass_time(3.0)
+    assert not domain.ignored[domain.address(1)]
     domain.host_at(1, MAC)
     assert len(updates(domain, domain.address(1), CENTRAL)) == 2
 
