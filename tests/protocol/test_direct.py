@@ -125,13 +125,20 @@ def test_back_at_an_earlier_anchor_the_others_are_asked_from_memory() -> None:
     assert roles(domain, 3) == {prefix_at(domain, 3): (Role.EXPORTED, domain.address(1))}
 
 
-def test_the_anchors_answer_waits_for_the_kernel_and_nothing_old_is_advertised_before() -> None:
+def test_an_anchor_answers_before_its_kernel_does_and_asks_it_again_until_it_takes_the_tunnel() -> None:
     domain = alone()
     domain.host_at(1, MAC)
     domain.kernel = lambda address, state: "no memory" if address == domain.address(1) else None
     domain.host_at(2, MAC)
-    assert anchors(domain, 2) == set()
-    assert not any(p.prefix == prefix_at(domain, 1) for to, ra in domain.shown for p in ra.prefixes if to == 2)
+    assert anchors(domain, 2) == {domain.address(1)}
+    assert domain.gw[1].counters.local["forwarding.failed"] == 1
+    domain.declared[domain.address(1)].clear()
+    domain.kernel = lambda address, state: None
+    domain.pass_time(1.5)
+    assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(2))}
+    domain.declared[domain.address(1)].clear()
+    domain.pass_time(5.0)
+    assert not domain.declared[domain.address(1)], "and then no more"
 
 
 @pytest.mark.parametrize("asked", ["another host's", "nobody's", "foreign"])

@@ -7,14 +7,15 @@ from ipaddress import IPv6Network
 
 import pytest
 from domain import CENTRAL, Domain, domain_settings
-from test_direct import MAC, address_in, alone, anchors, prefix_at, roles
+from test_direct import MAC, address_in, alone, anchors, prefix_at, roles, sent
 from test_idle import advertised, stays
 
 from anchord.declared import Role
-from anchord.protocol.inputs import HostSeen
+from anchord.protocol.anchoring import refusal
+from anchord.protocol.inputs import HostSeen, MessageReceived
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import DomainSettings, Finding, Limits, Mode
-from anchord.wire.messages import BindingRevocationIndication, BindingUpdate, UpdateNotification
+from anchord.wire.messages import BindingRevocationIndication, BindingUpdate, Status, UpdateNotification
 
 OTHERS = [bytes.fromhex(f"0255aa0000{number:02x}") for number in range(2, 5)]
 
@@ -93,14 +94,18 @@ def test_an_anchor_that_refused_for_the_order_of_two_clocks_is_asked_again(findi
     assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(3))}
 
 
-def test_an_anchor_whose_kernel_failed_for_a_moment_is_asked_again() -> None:
+def test_an_anchor_that_was_short_of_resources_for_a_moment_is_asked_again() -> None:
     domain = alone(neighbours={})
     domain.host_at(1, MAC)
     address = address_in(domain, 1)
-    domain.kernel = lambda node, state: "no memory" if node == domain.address(1) else None
+    domain.lose = lambda sender, send: send.destination == domain.address(1)
     domain.host_at(2, MAC, address=address)
+    (asked,) = sent(domain, 2, 1, BindingUpdate)
+    assert isinstance(asked, BindingUpdate)
+    refused = refusal(asked, Status.INSUFFICIENT_RESOURCES, domain.now)
+    domain.feed(domain.address(2), MessageReceived(domain.address(1), refused))
     assert anchors(domain, 2) == set()
-    domain.kernel = lambda node, state: None
+    domain.lose = lambda sender, send: False
     domain.pass_time(2.0)
     assert anchors(domain, 2) == {domain.address(1)}
 

@@ -252,11 +252,7 @@ class AnchoringRole:
             if moved:
                 session.left_s = now.monotonic_s
             core.detach(session)
-        to: tuple[IPv6Address, ...] = (request.source,)
-        if domain.mode is Mode.LOCATOR and not request.direct and request.serving is not None:
-            to = (request.serving, *to)  # the one that forwards first (RFC 8885 section 3.3)
-        core.declare(session, Continuation(session.key, self._acknowledgement(request, session), to))
-        core.persist(session)
+        self._answer(request, session)
         if not newer_here and moved:
             core.timers.set(("idle", session.key), now.monotonic_s + domain.timing.idle_release_s)
         if moved:
@@ -272,6 +268,24 @@ class AnchoringRole:
         central = self._domain.central
         asked = None if central is None else self._core.exchanges.outstanding(central, session.key)
         return None if asked is None else asked.ticks
+
+    def _answer(self, request: _Request, session: Session) -> None:
+        """Have the kernel export the prefix, and say so.
+
+        To the CMD when it is true. A serving gateway that asked us itself has nothing to do but wait for our answer:
+        with it both kernels work at the same time, and what ours refuses is declared again until it takes it.
+        """
+        core, ack = self._core, self._acknowledgement(request, session)
+        if request.direct:
+            core.declare(session, Continuation(session.key))
+            core.persist(session)
+            core.emit(Send(request.source, ack))
+            return
+        to: tuple[IPv6Address, ...] = (request.source,)
+        if self._domain.mode is Mode.LOCATOR and request.serving is not None:
+            to = (request.serving, *to)  # the one that forwards first (RFC 8885 section 3.3)
+        core.declare(session, Continuation(session.key, ack, to))
+        core.persist(session)
 
     def _note_others(self, request: _Request, session: Session) -> None:
         """What else the node holds (RFC 8885 section 4.3), as far as we are told, or served it with until now.
