@@ -43,14 +43,16 @@ from anchord.wire.options import (
     HandoffIndicator,
     HomeNetworkPrefix,
     LinkLocalAddress,
+    MnIdSubtype,
+    MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
     RestartCounter,
 )
 
 Fields = dict[str, list[str]]
 
-NOTE = 0x400000
-"""Severity in tshark; above it are Warning and Error."""
+NOTE, WARNING = 0x400000, 0x600000
+"""Severities in tshark; above them is Error."""
 
 # Messages whose options tshark looks into; it has no dissector for RFC 7077.
 DISSECTED = (
@@ -132,11 +134,28 @@ def _dissected(element: ElementTree.Element) -> Dissected:
     return Dissected(fields, options, flags)
 
 
-def complaints(fields: Fields) -> list[str]:
-    """What tshark objects to: everything worse than a note, and any note except that an option is not known to it."""
+_UNDISSECTED = "IE data not dissected yet"
+_NOT_TEXT = "Trailing stray characters"
+_NO_NAME = "Mobile Node Identifier (with option length = 1 byte; should be >= 2)"
+
+
+def complaints(fields: Fields, message: object = None) -> list[str]:
+    """What tshark objects to: everything worse than a note, and any note except that an option is not known to it.
+
+    Two warnings of its are wrong, and pass where ``message`` explains them: the identifier of a mobile node is no text
+    unless it is an NAI (RFC 4283 section 3, RFC 8371), and an empty one says that it was missing (RFC 5213 section
+    5.3.6).
+    """
+    nodes = message.all(MobileNodeIdentifier) if isinstance(message, DISSECTED) else ()
+    passed = {_UNDISSECTED}
+    if any(node.subtype != MnIdSubtype.NAI and 0 in node.identifier for node in nodes):
+        passed.add(_NOT_TEXT)
+    if any(not node.identifier for node in nodes):
+        passed.add(_NO_NAME)
     found = ["malformed"] if "_ws.malformed" in fields else []
     noted = zip(fields.get("_ws.expert.severity", ()), fields.get("_ws.expert.message", ()), strict=True)
-    return found + [text for level, text in noted if int(level, 0) > NOTE or text != "IE data not dissected yet"]
+    worse = {_UNDISSECTED: NOTE}
+    return found + [text for level, text in noted if text not in passed or int(level, 0) > worse.get(text, WARNING)]
 
 
 def notes(fields: Fields) -> list[str]:

@@ -13,12 +13,13 @@ from typing import Any
 
 from recorder import Recorded, Said
 
-from anchord.lab.topology import Gateway, Lma
+from anchord.lab.topology import Gateway, Lma, Topology
 from anchord.wire import header
 from anchord.wire.frames import eui64_link_local
 from anchord.wire.messages import (
     BindingAckFlag,
     BindingAcknowledgement,
+    BindingError,
     BindingRevocationAcknowledgement,
     BindingRevocationIndication,
     BindingUpdate,
@@ -26,6 +27,7 @@ from anchord.wire.messages import (
     Heartbeat,
     HeartbeatFlag,
     Message,
+    UnknownMessage,
     UpdateNotification,
     UpdateNotificationAcknowledgement,
 )
@@ -73,8 +75,12 @@ class Facts:
     """What is known of a lab."""
 
     addresses: Mapping[str, IPv6Address]
-    owners: Mapping[IPv6Address, Gateway | Lma]
+    pools: Mapping[IPv6Address, frozenset[IPv6Network]]
+    """By anchor; an LMA between operators stands for the gateways of all."""
     local_networks: Mapping[IPv6Address, frozenset[IPv6Network]]
+    fixed: frozenset[IPv6Network]
+    """What plain LMAs give out. There a router's link-local address is the LMA's choice (RFC 5213 section 8.7), and its
+    MAC address that of each gateway: gateways of two operators make two."""
     hosts: frozenset[bytes]
     lifetimes: Mapping[str, int]
 
@@ -89,16 +95,23 @@ class Facts:
         }
         return cls(
             {node: interface.ip for node, interface in topology.on_core().items()},
-            {anchor.address: anchor for anchor in topology.anchors()},
+            {anchor.address: frozenset(_pools(topology, anchor)) for anchor in topology.anchors()},
             {address: frozenset(networks) for address, networks in local.items()},
+            frozenset(pool for lma in topology.lmas.values() for pool in lma.pools),
             frozenset(macs | record.hosts),
             {**_DEFAULTS, **topology.domain.get("lifetimes", {})},
         )
 
     def is_anchored(self, prefix: IPv6Network, anchors: Iterable[IPv6Address]) -> bool:
         """Whether one of these anchors gives out ``prefix``."""
-        pools = [pool for anchor in anchors for pool in self.owners[anchor].pools]
+        pools = [pool for anchor in anchors for pool in self.pools[anchor]]
         return prefix.prefixlen == 64 and any(prefix.subnet_of(pool) for pool in pools)
+
+
+def _pools(topology: Topology, anchor: Gateway | Lma) -> Iterable[IPv6Network]:
+    between = isinstance(anchor, Lma) and anchor.operators
+    others = [pool for gateway in topology.gateways.values() for pool in gateway.pools] if between else []
+    return [*anchor.pools, *others]
 
 
 def wrong_message(facts: Facts, said: Said, message: Message) -> Iterator[str]:
@@ -132,13 +145,13 @@ def _wrong_option(facts: Facts, said: Said, message: Message, option: Any) -> It
         case MobileNodeIdentifier(subtype, name):
             yield f"subtype {subtype} for {name!r}: every host of the labs is known by its MAC address"
         case HomeNetworkPrefix(prefix) | AnchoredPrefix(prefix):
-            if prefix != ALL_ZERO_PREFIX and not facts.is_anchored(prefix, facts.owners):
+            if prefix != ALL_ZERO_PREFIX and not facts.is_anchored(prefix, facts.pools):
                 yield f"nobody anchors {prefix}"
         case PreviousMaar(maar, prefix):
-            if maar not in facts.owners or not facts.is_anchored(prefix, [maar]):
+            if maar not in facts.pools or not facts.is_anchored(prefix, [maar]):
                 yield f"{prefix} is not anchored at {maar}"
         case ServingMaar(address):
-            if address not in facts.owners:
+            if address not in facts.pools:
                 yield f"{address} is no gateway"
         case Timestamp(ticks):
             age_s = (said.time_ns - ticks * _NS_PER_TICK) / 1e9
@@ -166,17 +179,18 @@ def _wrong_routers(facts: Facts, options: Iterable[Any]) -> Iterator[str]:
                     yield f"{network} is not local at {maar}"
 
 
-def unasked(heard: Iterable[tuple[Said, Message]], sent: Iterable[tuple[Said, Message]]) -> Iterator[str]:
-    """The answers among ``sent`` to which ``heard`` has no question, with the same number and mobile node.
+def question_of(message: Message) -> tuple[object, ...] | None:
+    """What identifies the message that this one answers, if it is an answer: type, number and mobile node."""
+    asked = Heartbeat if _is_response(message) else _ANSWERS.get(type(message))
+    return None if asked is None else (asked, *_key(message))
 
-    ``heard`` has everything that was said in the same lab, also by hand. An anchor answers a locating CMD's question to
-    the serving gateway as well, so who asked is not compared.
+
+def questions(messages: Iterable[tuple[Said, Message]]) -> set[tuple[object, ...]]:
+    """What can be answered to ``messages``, and where.
+
+    An anchor answers a locating CMD's question to the serving gateway as well, so who asked does not matter.
     """
-    asked = {(said.destination, type(message), *_key(message)) for said, message in heard}
-    for said, message in sent:
-        question = _ANSWERS.get(type(message), Heartbeat if _is_response(message) else None)
-        if question is not None and (said.source, question, *_key(message)) not in asked:
-            yield f"{said.node} answers what nobody asked: {message}"
+    return {(said.destination, type(message), *_key(message)) for said, message in messages}
 
 
 def _is_response(message: Message) -> bool:
@@ -184,8 +198,11 @@ def _is_response(message: Message) -> bool:
 
 
 def _key(message: Message) -> tuple[object, ...]:
-    sequence = getattr(message, "sequence", None)
-    return sequence, next((option for option in message.options if isinstance(option, MobileNodeIdentifier)), None)
+    if isinstance(message, UnknownMessage | BindingError):
+        return ()
+    # An identifier that was missing is an empty one in the answer (RFC 5213 section 5.3.6).
+    node = message.first(MobileNodeIdentifier)
+    return message.sequence, node if node and node.identifier else None
 
 
 def wrong_advertisement(facts: Facts, said: Said, message: RouterAdvertisement) -> Iterator[str]:
@@ -193,7 +210,11 @@ def wrong_advertisement(facts: Facts, said: Said, message: RouterAdvertisement) 
     mac, router_s = said.frame[6:12], facts.lifetimes["router_s"]
     if said.frame[:6] not in facts.hosts:
         yield f"for {said.frame[:6].hex(':')}, who is no host"
-    if said.source != eui64_link_local(mac) or message.one(SourceLinkLayerAddress) != SourceLinkLayerAddress(mac):
+    prefixes = [offer.prefix for offer in message.all(PrefixInformation)]
+    fixed = any(prefix.subnet_of(pool) for prefix in prefixes for pool in facts.fixed)
+    if message.first(SourceLinkLayerAddress) != SourceLinkLayerAddress(mac):
+        yield f"the router {mac.hex(':')} gives another address of its own"
+    if said.source != eui64_link_local(mac) and not (fixed and said.source.is_link_local):
         yield f"{said.source} from {mac.hex(':')}"
     if message.router_lifetime_s not in (0, router_s):
         yield f"router lifetime {message.router_lifetime_s} s of {router_s} s"
@@ -212,7 +233,7 @@ def wrong_advertisement(facts: Facts, said: Said, message: RouterAdvertisement) 
 
 
 def _wrong_prefix(facts: Facts, message: RouterAdvertisement, offer: PrefixInformation) -> Iterator[str]:
-    if not facts.is_anchored(offer.prefix, facts.owners):
+    if not facts.is_anchored(offer.prefix, facts.pools):
         yield f"nobody anchors {offer.prefix}"
     if offer.on_link or not offer.autonomous:
         yield f"{offer.prefix} is not one host's alone (RFC 8273 section 4)"
