@@ -3,7 +3,7 @@
 Nothing is read while a lab runs, and nothing runs for it: the kernel filters, stamps and queues, so that listening
 disturbs no measurement. A frame is seen where it comes out of its sender's link, thus once, and the interface says who
 sent it. Kept are Mobility Headers, ICMPv6 Parameter Problems, and Neighbor Discovery; of LLC frames, by which access
-points announce stations, only who is announced.
+points announce stations, and of reports of multicast listeners only who sent them.
 
 A test that speaks in a daemon's place sets the traffic class :data:`lab_scenes.BY_HAND`.
 """
@@ -34,9 +34,10 @@ _TIMESPEC = struct.Struct("=qq")
 # (code, steps if true, steps if not, value)
 _FILTER = (
     (_LOAD_HALF, 0, 0, 12),  # EtherType, or the length of an LLC frame
-    (_AT_LEAST, 0, 9, 0x600),
-    (_EQUAL, 0, 7, 0x86DD),
+    (_AT_LEAST, 0, 10, 0x600),
+    (_EQUAL, 0, 8, 0x86DD),
     (_LOAD_BYTE, 0, 0, 20),  # next header
+    (_EQUAL, 7, 0, 0),  # hop-by-hop options: listeners' reports
     (_EQUAL, 6, 0, 135),  # Mobility Header
     (_EQUAL, 0, 4, 58),  # ICMPv6
     (_LOAD_BYTE, 0, 0, 54),  # its type
@@ -80,12 +81,17 @@ class Said:
 
 @dataclass
 class Recorded:
-    """What was sent in one lab: ``said`` by daemons, ``by_hand`` in their place, and the MAC addresses of ``hosts``."""
+    """What was sent in one lab: ``said`` by daemons, ``by_hand`` in their place, and the MAC addresses of ``hosts``.
+
+    Where a test makes one segment of two gateways' links, each takes the other's ``routers`` for hosts until it hears
+    who they are (:mod:`anchord.attachment.segment`).
+    """
 
     topology: Topology
     said: list[Said] = field(default_factory=list)
     by_hand: list[Said] = field(default_factory=list)
     hosts: set[bytes] = field(default_factory=set)
+    routers: dict[str, set[bytes]] = field(default_factory=dict)
     lost: int = 0
     """Frames that found the queue full."""
 
@@ -144,6 +150,9 @@ def _read(opened: socket.socket, record: Recorded) -> None:
         if interface in host_ports:
             record.hosts.add(frame[6:12])
         elif interface in at_port and frame[12:14] == b"\x86\xdd":
+            record.routers.setdefault(at_port[interface], set()).add(frame[6:12])
+            if frame[20] not in (58, 135):
+                continue
             by_hand = (int.from_bytes(frame[14:16], "big") >> 4) & 0xFF == BY_HAND
             said = record.by_hand if by_hand else record.said
             said.append(Said(at_port[interface], time_ns, frame))

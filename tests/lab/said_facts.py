@@ -6,7 +6,7 @@ pair, that a time is now, that an answer has a question. Each function returns w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
@@ -82,6 +82,7 @@ class Facts:
     """What plain LMAs give out. There a router's link-local address is the LMA's choice (RFC 5213 section 8.7), and its
     MAC address that of each gateway: gateways of two operators make two."""
     hosts: frozenset[bytes]
+    routers: Mapping[str, Set[bytes]]
     lifetimes: Mapping[str, int]
 
     @classmethod
@@ -99,8 +100,13 @@ class Facts:
             {address: frozenset(networks) for address, networks in local.items()},
             frozenset(pool for lma in topology.lmas.values() for pool in lma.pools),
             frozenset(macs | record.hosts),
+            record.routers,
             {**_DEFAULTS, **topology.domain.get("lifetimes", {})},
         )
+
+    def is_host(self, mac: bytes, to: str) -> bool:
+        """Whether ``mac`` may be a host to that node."""
+        return mac in self.hosts or any(mac in macs for node, macs in self.routers.items() if node != to)
 
     def is_anchored(self, prefix: IPv6Network, anchors: Iterable[IPv6Address]) -> bool:
         """Whether one of these anchors gives out ``prefix``."""
@@ -140,7 +146,7 @@ def wrong_message(facts: Facts, said: Said, message: Message) -> Iterator[str]:
 def _wrong_option(facts: Facts, said: Said, message: Message, option: Any) -> Iterator[str]:
     match option:
         case MobileNodeIdentifier(MnIdSubtype.EUI48, mac) | MobileNodeLinkLayerIdentifier(mac):
-            if mac not in facts.hosts:
+            if not facts.is_host(mac, said.node):
                 yield f"no host has {mac.hex(':')}"
         case MobileNodeIdentifier(subtype, name):
             yield f"subtype {subtype} for {name!r}: every host of the labs is known by its MAC address"
@@ -208,7 +214,7 @@ def _key(message: Message) -> tuple[object, ...]:
 def wrong_advertisement(facts: Facts, said: Said, message: RouterAdvertisement) -> Iterator[str]:
     """What in a router advertisement contradicts the lab, RFC 8885 section 3.7 or RFC 4861."""
     mac, router_s = said.frame[6:12], facts.lifetimes["router_s"]
-    if said.frame[:6] not in facts.hosts:
+    if not facts.is_host(said.frame[:6], said.node):
         yield f"for {said.frame[:6].hex(':')}, who is no host"
     prefixes = [offer.prefix for offer in message.all(PrefixInformation)]
     fixed = any(prefix.subnet_of(pool) for prefix in prefixes for pool in facts.fixed)
