@@ -143,7 +143,7 @@ def _listening(namespace: str) -> socket.socket:
 
 
 def _read(opened: socket.socket, record: Recorded) -> None:
-    at_port = {namespaces.core_port(node): node for node in record.topology.daemons()}
+    at_port = {namespaces.core_port(node.name): node.name for node in record.topology.daemon_nodes()}
     at_port |= {link.port: link.gateway for link in record.topology.links()}
     host_ports = {namespaces.host_port(host) for host in record.topology.hosts}
     for interface, time_ns, frame in _frames(opened):
