@@ -81,6 +81,7 @@ class Facts:
     fixed: frozenset[IPv6Network]
     """What plain LMAs give out. There a router's link-local address is the LMA's choice (RFC 5213 section 8.7), and its
     MAC address that of each gateway: gateways of two operators make two."""
+    lmas: frozenset[IPv6Address]
     hosts: frozenset[bytes]
     routers: Mapping[str, Set[bytes]]
     lifetimes: Mapping[str, int]
@@ -99,6 +100,7 @@ class Facts:
             {anchor.address: frozenset(_pools(topology, anchor)) for anchor in topology.anchors()},
             {address: frozenset(networks) for address, networks in local.items()},
             frozenset(pool for lma in topology.lmas.values() for pool in lma.pools),
+            frozenset(lma.address for lma in topology.lmas.values()),
             frozenset(macs | record.hosts),
             record.routers,
             {**_DEFAULTS, **topology.domain.get("lifetimes", {})},
@@ -127,14 +129,15 @@ def wrong_message(facts: Facts, said: Said, message: Message) -> Iterator[str]:
     if said.destination not in facts.addresses.values():
         yield f"to {said.destination}, where nobody is"
     binding = facts.lifetimes["binding_s"]
+    plain = not facts.lmas.isdisjoint((said.source, said.destination))  # of RFC 5213, without the D flag
     match message:
         case BindingUpdate(_, lifetime_s, flags):
-            if flags | BindingUpdateFlag.DISTRIBUTED != A_H_P_D:
+            if (flags | BindingUpdateFlag.DISTRIBUTED if plain else flags) != A_H_P_D:
                 yield f"flags {flags:#x}"
             if lifetime_s > binding:
                 yield f"lifetime {lifetime_s} s of {binding} s"
         case BindingAcknowledgement(status, _, lifetime_s, ack_flags):
-            if ack_flags | BindingAckFlag.DISTRIBUTED != P_D:
+            if (ack_flags | BindingAckFlag.DISTRIBUTED if plain else ack_flags) != P_D:
                 yield f"flags {ack_flags:#x}"
             if lifetime_s > binding or (status >= 128 and lifetime_s):
                 yield f"lifetime {lifetime_s} s of {binding} s with status {status}"
