@@ -8,6 +8,9 @@ from collections.abc import Generator
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Other decoders' helpers assert, and are no test modules.
+pytest.register_assert_rewrite("eyes_pcapkit", "eyes_scapy")
+
 # A slow or busy machine is no failure.
 settings.register_profile("anchord", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("anchord")

@@ -37,6 +37,8 @@ _POLL_S = 0.01
 _RECEIVE_BYTES = 32 << 20
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _ETH_P_ALL = 3
+BY_HAND = 0x04
+"""Traffic class of messages that a test sends in a daemon's place; see :mod:`recorder`."""
 
 
 def topology(gateways: int, hosts: Mapping[str, str], **more: Any) -> Topology:

@@ -13,6 +13,7 @@ from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 from lab_scenes import (
+    BY_HAND,
     PATIENCE_S,
     binding,
     correspondent,
@@ -103,6 +104,7 @@ def raw(domain: Domain, node: str, protocol: int = MOBILITY) -> socket.socket:
     """A raw socket in a node. Of Mobility Headers the kernel fills in the checksum."""
     with inside(domain.namespace(node)):
         opened = socket.socket(socket.AF_INET6, socket.SOCK_RAW, protocol)
+    opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, BY_HAND)
     opened.bind((str(domain.topology.on_core()[node].ip), 0))
     opened.settimeout(PATIENCE_S)
     return opened

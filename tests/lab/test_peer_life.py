@@ -12,6 +12,7 @@ from ipaddress import IPv6Network
 import pytest
 from lab_scenes import (
     ANCHORD,
+    BY_HAND,
     PATIENCE_S,
     Flow,
     binding,
@@ -63,6 +64,7 @@ def counter(domain: Domain, node: str) -> int:
         opened = socket.socket(socket.AF_INET6, socket.SOCK_RAW, MOBILITY)
     with closing(opened):
         opened.settimeout(PATIENCE_S)
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, BY_HAND)
         opened.bind((str(on_core[asker].ip), 0))
         opened.sendto(encode(Heartbeat(0xDEADBEEF, HeartbeatFlag(0))), (str(on_core[node].ip), 0))
         while True:  # the asker's own messages come to this socket as well
