@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from pathlib import Path
 
 from anchord.daemon import logs, views
 from anchord.daemon.config import NodeConfig
@@ -18,22 +19,24 @@ from anchord.kernel.forwarding import Forwarding
 from anchord.protocol.inputs import Installed
 from anchord.protocol.lma import Lma
 from anchord.protocol.outputs import Declare, Output
+from anchord.recording.recorder import recorded
 from anchord.store.interface import StoreError
 from anchord.store.sqlite import SqliteStore
 
 
-def run(config: NodeConfig) -> int:
+def run(config: NodeConfig, record: Path | None = None) -> int:
     """Run until stopped; the exit code. What was put into the kernel stays: a restart takes it over."""
     try:
-        return asyncio.run(_run(config))
+        return asyncio.run(_run(config, record))
     except (StoreError, TransportError, ControlError, KernelError, OSError) as error:
         logs.say(log, logging.CRITICAL, "cannot-start", error=str(error))
         return 1
 
 
-async def _run(config: NodeConfig) -> int:
+async def _run(config: NodeConfig, record: Path | None) -> int:
     loop = asyncio.get_running_loop()
     lma, peers = Lma(lma_settings(config)), lma_peers(config)
+    node = recorded(lma, record)
     forwarding = Forwarding(plane_settings(config))
     store = SqliteStore(config.state / f"{config.node}.db", config.store_sync == "always")
     transport = Transport(config.address, peers)
@@ -59,14 +62,14 @@ async def _run(config: NodeConfig) -> int:
         shell.feed([Installed(ticket, error)])
 
     def revoke(named: str) -> object:
-        return revoke_named(lma.revoke, shell, named)
+        return revoke_named(node.revoke, shell, named)
 
     control = ControlServer(config.socket, show, revoke)
     await control.start()
-    shell = Shell(lma, transport, store, control, perform)
+    shell = Shell(node, transport, store, control, perform)
     forwarding.start()
     try:
-        shell.perform(lma.restore(store.load(), instant()))
+        shell.perform(node.restore(store.load(), instant()))
         await sweep(forwarding)
         shell.start()
         ready = True
