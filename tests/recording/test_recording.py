@@ -10,9 +10,30 @@ from click.testing import CliRunner, Result
 from protocol.domain import CENTRAL, Domain
 
 from anchord.cli import main
+from anchord.daemon.config import load_node
+from anchord.daemon.settings import central_settings, gateway_settings, lma_settings
+from anchord.protocol.central import Central
+from anchord.protocol.gateway import Gateway
+from anchord.protocol.lma import Lma
+from anchord.protocol.timers import Instant
 from anchord.recording.recorder import Recorder
 from anchord.recording.replay import replay
 
+NAMES = {"gateway": "gw1", "central": "cmd", "lma": "home"}
+ACCESS = {"gateway": 'access = ["acc0"]\n', "central": "", "lma": ""}
+DOMAIN_TOML = """
+name = "test"
+secret = "{secret}"
+[central]
+name = "cmd"
+address = "2001:db8:fc::1"
+[gateways.gw1]
+address = "2001:db8:f1::1"
+pools = ["2001:db8:a1::/48"]
+[lmas.home]
+address = "2001:db8:fd::1"
+pools = ["2001:db8:aa::/48"]
+"""
 MAC = bytes.fromhex("0255aa000001")
 
 
@@ -22,7 +43,7 @@ def recordings(tmp_path: Path) -> list[Path]:
     domain = Domain()
     for address, node in domain.nodes.items():
         path = tmp_path / f"{address}.rec"
-        domain.nodes[address] = Recorder(node, path)  # type: ignore[assignment]
+        domain.nodes[address] = Recorder(node, path, pytest.fail)  # type: ignore[assignment]
         domain.perform(address, domain.nodes[address].restore({}, domain.now))
     for gateway in (1, 2, 3, 1):
         domain.host_at(gateway, MAC)
@@ -79,19 +100,19 @@ def test_the_next_process_appends_to_a_cut_recording(recordings: list[Path]) -> 
     recordings[0].write_bytes(recordings[0].read_bytes()[:-20])
     before = replay(recordings[0])
     domain = Domain()
-    domain.nodes[CENTRAL] = Recorder(domain.central, recordings[0])  # type: ignore[assignment]
+    domain.nodes[CENTRAL] = Recorder(domain.central, recordings[0], pytest.fail)  # type: ignore[assignment]
     domain.host_at(1, MAC)
     after = replay(recordings[0])
     assert after.cut and after.first is None and after.inputs > before.inputs
 
 
-def test_a_recording_ends_at_its_limit_and_the_node_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    domain = Domain()
-    domain.nodes[CENTRAL] = Recorder(domain.central, tmp_path / "r", 8000)  # type: ignore[assignment]
+def test_a_recording_ends_at_its_limit_and_the_node_goes_on(tmp_path: Path) -> None:
+    domain, said = Domain(), list[str]()
+    domain.nodes[CENTRAL] = Recorder(domain.central, tmp_path / "r", said.append, 8000)  # type: ignore[assignment]
     for gateway in (1, 2, 3):
         domain.host_at(gateway, MAC)
     assert (tmp_path / "r").stat().st_size <= 8000
-    assert sum("recording-ended" in record.message for record in caplog.records) == 1
+    assert len(said) == 1 and "8000 bytes" in said[0]
     assert len(domain.central.bindings) == 1 and replay(tmp_path / "r").first is None
 
 
@@ -110,3 +131,21 @@ def test_a_field_that_nobody_knows_is_refused(recordings: list[Path]) -> None:
     recordings[0].write_text("\n".join([json.dumps(changed), *rest]) + "\n")
     told = run(recordings[0])
     assert told.exit_code == 1 and "novelty" in told.output
+
+
+@pytest.mark.parametrize("role", ["gateway", "central", "lma"])
+def test_no_secret_of_the_configuration_is_written(tmp_path: Path, role: str) -> None:
+    secret = "correct horse battery staple"
+    (tmp_path / "domain.toml").write_text(DOMAIN_TOML.format(secret=secret))
+    (tmp_path / "node.toml").write_text(f'node = "{NAMES[role]}"\ndomain = "domain.toml"\n{ACCESS[role]}')
+    config = load_node(tmp_path / "node.toml")
+    node = {
+        "gateway": lambda: Gateway(gateway_settings(config)),
+        "central": lambda: Central(central_settings(config)),
+        "lma": lambda: Lma(lma_settings(config)),
+    }[role]()
+    Recorder(node, tmp_path / "r", pytest.fail).handle_timers(Instant(1.0, 1.0))
+    written = (tmp_path / "r").read_bytes()
+    assert secret.encode() not in written and secret.encode().hex().encode() not in written
+    assert (tmp_path / "r").stat().st_mode & 0o777 == 0o600
+    assert replay(tmp_path / "r").first is None

@@ -9,12 +9,12 @@ from pathlib import Path
 from anchord.daemon import logs, views
 from anchord.daemon.config import NodeConfig
 from anchord.daemon.control import ControlError, ControlServer
+from anchord.daemon.recorded import recorded
 from anchord.daemon.settings import central_settings
 from anchord.daemon.shell import Shell, instant, log, revoke_named, status
 from anchord.daemon.transport import Transport, TransportError
 from anchord.protocol.central import Central
 from anchord.protocol.outputs import Output
-from anchord.recording.recorder import recorded
 from anchord.store.interface import Store, StoreError
 from anchord.store.memory import MemoryStore
 from anchord.store.sqlite import SqliteStore

@@ -18,6 +18,7 @@ from anchord.daemon.control import ControlError, ControlServer
 from anchord.daemon.directory_client import DirectoryClient
 from anchord.daemon.directory_wire import DIGEST_DIGITS
 from anchord.daemon.kernelside import on_loop, sweep, tunnel_status
+from anchord.daemon.recorded import recorded
 from anchord.daemon.settings import gateway_settings, plane_settings
 from anchord.daemon.shell import Shell, instant, log, status
 from anchord.daemon.transport import Transport, TransportError
@@ -36,7 +37,6 @@ from anchord.protocol.outputs import (
     Output,
     Probe,
 )
-from anchord.recording.recorder import recorded
 from anchord.store.interface import StoreError
 from anchord.store.sqlite import SqliteStore
 

@@ -11,6 +11,7 @@ from anchord.daemon import logs, views
 from anchord.daemon.config import NodeConfig
 from anchord.daemon.control import ControlError, ControlServer
 from anchord.daemon.kernelside import on_loop, sweep, tunnel_status
+from anchord.daemon.recorded import recorded
 from anchord.daemon.settings import lma_peers, lma_settings, plane_settings
 from anchord.daemon.shell import Shell, instant, log, revoke_named, status
 from anchord.daemon.transport import Transport, TransportError
@@ -19,7 +20,6 @@ from anchord.kernel.forwarding import Forwarding
 from anchord.protocol.inputs import Installed
 from anchord.protocol.lma import Lma
 from anchord.protocol.outputs import Declare, Output
-from anchord.recording.recorder import recorded
 from anchord.store.interface import StoreError
 from anchord.store.sqlite import SqliteStore
 

@@ -7,7 +7,6 @@ Every line goes to the kernel as it is made, so that a crash of this process los
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable
 from importlib.metadata import version
@@ -27,16 +26,18 @@ FORMAT = 1
 LIMIT_BYTES = 1 << 30  # a recording ends here; the daemon goes on
 
 Recordable = Gateway | Central | Lma
-log = logging.getLogger("anchord")
 
 
 class Recorder:
     """Stands before a protocol object, and does what that does."""
 
-    def __init__(self, node: Recordable, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
-        """Appends to ``path``, which only its owner may read. Raises OSError."""
+    def __init__(
+        self, node: Recordable, path: Path, ended: Callable[[str], None], limit_bytes: int = LIMIT_BYTES
+    ) -> None:
+        """Appends to ``path``, which only its owner may read. ``ended`` is told why nothing more is. Raises OSError."""
         self.node = node
-        self._path = path
+        self._ended = ended
+        self._limit = limit_bytes
         self._left = limit_bytes
         self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         size = os.fstat(self._fd).st_size
@@ -82,17 +83,12 @@ class Recorder:
         try:
             line = json.dumps(make()).encode() + b"\n"
             if len(line) > self._left:
-                raise OSError(f"the limit of {LIMIT_BYTES} bytes is reached")
+                raise OSError(f"the limit of {self._limit} bytes is reached")
             self._left -= len(line)
-            # What is cut off here by a full disk is the last line: replay says so.
-            os.write(self._fd, line)
+            if os.write(self._fd, line) < len(line):
+                raise OSError("the disk is full")  # what is cut off is the last line: replay says so
         except (OSError, ValueError, TypeError) as error:
             # A recording helps to find errors; it must not be one.
             os.close(self._fd)
             self._fd = None
-            log.warning("recording-ended file=%s error=%s", self._path, error)
-
-
-def recorded(node: Recordable, path: Path | None) -> Any:
-    """``node``, written down in ``path`` if there is one. Raises OSError."""
-    return node if path is None else Recorder(node, path)
+            self._ended(str(error))

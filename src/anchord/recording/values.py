@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from enum import Enum
 from functools import cache
 from ipaddress import IPv6Address, IPv6Network
@@ -21,6 +21,7 @@ from anchord.wire.header import decode, encode
 from anchord.wire.messages import Message
 
 _MESSAGES = typing.get_args(Message)
+_AS_IT_IS = (types.NoneType, bool, int, float, str)
 
 
 class RecordError(Exception):
@@ -29,11 +30,20 @@ class RecordError(Exception):
 
 def dump(value: Any) -> Any:
     """``value`` as JSON. Raises ValueError for a message that has no bytes, TypeError for what is no such value."""
+    if isinstance(value, Enum):  # first: some are numbers too
+        return value.name
+    if isinstance(value, _AS_IT_IS):
+        return value
+    if isinstance(value, _MESSAGES):
+        return {"type": type(value).__name__, "hex": encode(value).hex(), "text": _text(value)}
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: dump(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    return _dump_other(value)
+
+
+def _dump_other(value: Any) -> Any:
     match value:
-        case Enum():  # before int: some are numbers too
-            return value.name
-        case None | bool() | int() | float() | str():
-            return value
         case bytes():
             return value.hex()
         case IPv6Address() | IPv6Network():
@@ -44,12 +54,7 @@ def dump(value: Any) -> Any:
             return sorted(map(dump, value))
         case Mapping():
             return {_key(key): dump(each) for key, each in value.items()}
-    name = type(value).__name__
-    if isinstance(value, _MESSAGES):
-        return {"type": name, "hex": encode(value).hex(), "text": _text(value)}
-    if dataclasses.is_dataclass(value):
-        return {"type": name, **{each.name: dump(getattr(value, each.name)) for each in dataclasses.fields(value)}}
-    raise TypeError(f"{name} cannot be recorded")
+    raise TypeError(f"{type(value).__name__} cannot be recorded")
 
 
 def _key(key: Any) -> str:
@@ -73,17 +78,10 @@ def load(value: Any, expected: Any) -> Any:
     try:
         return _load(value, expected)
     except (ValueError, TypeError, KeyError, AttributeError, WireError) as error:
-        raise RecordError(f"{expected_name(expected)} expected: {error}") from error
-
-
-def expected_name(expected: Any) -> str:
-    """What to call an annotation in an error."""
-    return str(getattr(expected, "__name__", expected))
+        raise RecordError(f"not readable: {error}") from error
 
 
 def _load(value: Any, expected: Any) -> Any:
-    if expected is Any:
-        return value
     origin, inner = typing.get_origin(expected), typing.get_args(expected)
     if origin in (types.UnionType, typing.Union):
         return _load_one_of(value, inner)
@@ -95,11 +93,15 @@ def _load(value: Any, expected: Any) -> Any:
         return {_load(key, inner[0]): _load(each, inner[1]) for key, each in value.items()}
     if dataclasses.is_dataclass(expected):
         return _load_fields(value, typing.cast("type[Any]", expected))
+    return value if expected is Any else _load_leaf(value, expected)
+
+
+def _load_leaf(value: Any, expected: Any) -> Any:
     if expected is bytes:
         return bytes.fromhex(value)
-    if isinstance(expected, type) and issubclass(expected, Enum):
+    if issubclass(expected, Enum):
         return expected[value]
-    if expected in (IPv6Address, IPv6Network):
+    if expected in (IPv6Address, IPv6Network) and isinstance(value, str):
         return expected(value)
     if expected is float and type(value) is int:
         return float(value)
@@ -136,6 +138,7 @@ def _load_fields(value: Any, kind: type[Any]) -> Any:
 
 
 @cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+def _hints(kind: Hashable) -> dict[str, Any]:
+    cls = typing.cast("type[Any]", kind)
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
