@@ -1,7 +1,7 @@
 # `make demo` and `make test` are all one needs, as root on Debian 12: both set the machine up first (scripts/setup.sh).
 # ARGS is passed on: make demo ARGS="--json out.json", make test ARGS="tests/wire -x".
 
-.PHONY: demo test fuzz lint pins clean
+.PHONY: demo test conformance fuzz mutants lint pins clean
 
 demo:
 	@scripts/setup.sh run && exec .venv/bin/anchord demo $(ARGS)
@@ -10,10 +10,20 @@ test:
 	@scripts/setup.sh test
 	@scripts/test.sh $(ARGS)
 
+# Runs every test that claims a row of docs/conformance.md and renews the page; fails when something there was not shown.
+conformance:
+	@scripts/setup.sh test
+	@.venv/bin/python tests/conformance.py $(ARGS)
+
 # Inputs that nobody should send, by the million: make fuzz ARGS="--count 5000000 --seed 1 --jobs 2"
 fuzz:
 	@scripts/setup.sh test
 	@.venv/bin/python tests/fuzz/fuzz_run.py $(ARGS)
+
+# Is the program noticed when it is wrong? Faults in a copy of it, one at a time: make mutants ARGS="--jobs 2"
+mutants:
+	@scripts/setup.sh test
+	@.venv/bin/python tests/mutants/mutant_run.py $(ARGS)
 
 lint:
 	@scripts/setup.sh test

@@ -30,7 +30,7 @@ ROWS = tuple(str(number) for number in range(1, 152))
 DECISIONS = tuple(f"D{number}" for number in range(1, 38))
 MET, UNSHOWN, IN_PART = "met", "not shown", ", in part"
 # What may be said of a row by hand, with a reason behind a colon. "In part": the rest of the row is met, and shown.
-EXCEPTIONS = ("not applicable", "deliberately not", "not built yet")
+EXCEPTIONS = ("not applicable", "deliberately not")
 NAMED = 3  # tests that a row names at most by itself; how many more there are is said behind them
 _CLAIM = re.compile(r"(?<![^_])(row|decision)s?((?:_(?:and_|to_)?\d+)+)(?![^_])")
 
@@ -81,7 +81,7 @@ class Row:
 
     @property
     def code(self) -> list[str]:
-        """``protocol/central.py:Central.restore`` for each place."""
+        """``protocol.central.Central.restore`` for each place."""
         return re.findall(r"`([^`]+)`", self.cells[-2])
 
     @property
@@ -135,8 +135,13 @@ def problems(page: str, tests: Mapping[str, frozenset[str]], source: Path = SOUR
 
 
 def _exists(source: Path, place: str) -> bool:
-    path, _, name = place.partition(":")
-    return (source / path).is_file() and (not name or name in _names(source / path))
+    """Whether ``place`` is a module below ``source`` or something that a module there defines."""
+    parts = place.split(".")
+    for length in range(len(parts), 0, -1):
+        path = source.joinpath(*parts[:length]).with_suffix(".py")
+        if path.is_file():
+            return length == len(parts) or ".".join(parts[length:]) in _names(path)
+    return False
 
 
 @cache

@@ -12,6 +12,7 @@ import anchord
 
 ROOT = Path(anchord.__file__).parent
 EVERYTHING = {
+    "simulator",
     "wire",
     "declared",
     "protocol",
@@ -33,8 +34,9 @@ MAY_IMPORT = {
     "attachment": {"attachment", "wire"},
     "store": {"store"},
     "recording": {"recording", "protocol", "wire", "declared"},
-    "daemon": EVERYTHING - {"lab", "cli", "__main__"},
-    "lab": EVERYTHING - {"cli", "__main__"},
+    "simulator": {"simulator", "protocol", "wire", "declared", "store"},
+    "daemon": EVERYTHING - {"simulator", "lab", "cli", "__main__"},
+    "lab": EVERYTHING - {"simulator", "cli", "__main__"},
     "cli": EVERYTHING,
     "spelling": {"spelling"},
     "__main__": {"cli"},

@@ -27,8 +27,8 @@ def cited(word: str) -> set[int]:
 
 
 def numbered(page: str) -> list[int]:
-    """The numbers in the first column of a page's tables; the state of the code, in its third section, repeats some."""
-    return [int(n) for n in re.findall(r"^\| (\d+) \|", (DOCS / page).read_text().split("\n## 3. ")[0], re.MULTILINE)]
+    """The numbers in the first column of a page's tables."""
+    return [int(n) for n in re.findall(r"^\| (\d+) \|", (DOCS / page).read_text(), re.MULTILINE)]
 
 
 def quoted(page: str) -> set[str]:

@@ -31,6 +31,7 @@ VERBS = {
     "replay": Verb("anchord.recording.verbs", "replay", "Feed a recording to the same object, and compare."),
     "doctor": Verb("anchord.kernel.verbs", "doctor", "Try what this machine's kernel can do, and say what to mend."),
     "flush": Verb("anchord.kernel.verbs", "flush", "Remove everything of ours from the kernel of this machine."),
+    "sim": Verb("anchord.simulator.verbs", "sim", "Simulate domains in a hostile network, and check what must hold."),
     "lab": Verb("anchord.lab.verbs", "lab", "Domains of network namespaces on this machine."),
     "demo": Verb("anchord.lab.measure_verbs", "demo", "A host roams between three gateways; every connection lives."),
     "bench": Verb("anchord.lab.measure_verbs", "bench", "Measure handovers, tunnels and processes."),

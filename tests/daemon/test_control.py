@@ -14,9 +14,11 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anchord.daemon import control
-from anchord.daemon.control import ControlError, ControlServer, NotReachableError, follow, query
+from anchord.daemon.control import NOUNS, ControlError, ControlServer, NotReachableError, follow, query
 from anchord.declared import Role
 
 
@@ -96,6 +98,33 @@ def test_nonsense_is_refused_and_the_daemon_goes_on(tmp_path: Path, line: bytes)
             assert answer["error"]
             (answer,) = await ask(path, b'{"show": "status"}\n')
             assert answer["ok"] is True
+
+    run(scenario)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(NOUNS),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(("show", "mn", "revoke", "monitor")) | st.text(max_size=4), inner, max_size=4)
+    ),
+    max_leaves=8,
+).filter(lambda value: not (isinstance(value, dict) and value.get("monitor") is True))
+LINES = st.one_of(st.binary(max_size=200), JSON.map(lambda value: json.dumps(value).encode())).filter(
+    lambda line: b"\n" not in line
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(LINES, min_size=1, max_size=20))
+def test_any_line_has_one_answer(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
+    async def scenario() -> None:
+        path = tmp_path_factory.getbasetemp() / "any.sock"
+        async with serving(path):
+            answers = await ask(path, *(line + b"\n" for line in lines))
+            assert len(answers) == len(lines)
+            for answer in answers:
+                assert ("data" in answer) if answer["ok"] is True else answer["error"]
 
     run(scenario)
 

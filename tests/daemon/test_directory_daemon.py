@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anchord.daemon.directory_wire import LINE_BYTES, Lines, LineTooLongError, decode, encode
 from anchord.store.sqlite import SqliteStore
@@ -68,3 +70,37 @@ def test_a_line_may_have_its_length_and_no_more() -> None:
     for data in (b"x" * (LINE_BYTES + 1), b"x" * (LINE_BYTES + 1) + b"\n"):
         with pytest.raises(LineTooLongError):
             Lines().feed(data)
+
+
+NUMBERS = st.integers(-(10**400), 10**400) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(max_size=8), VALUES, max_size=4))
+def test_an_object_is_read_as_written_and_stays_one_line(message: dict[str, object]) -> None:
+    line = encode(message)
+    assert line.count(b"\n") == 1 and line.endswith(b"\n")
+    assert decode(line) == message
+
+
+@given(st.binary(max_size=100) | VALUES.map(lambda value: encode({"x": value})[3:]))
+def test_any_line_is_an_object_or_one_error(line: bytes) -> None:
+    try:
+        assert isinstance(decode(line), dict)
+    except ValueError as error:
+        assert str(error)
+
+
+@given(st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line), max_size=10), st.data())
+def test_a_stream_is_cut_into_the_same_lines_however_it_comes(written: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(line + b"\n" for line in written)
+    lines, found = Lines(), list[bytes]()
+    while stream:
+        size = data.draw(st.integers(1, len(stream)))
+        found += lines.feed(stream[:size])
+        stream = stream[size:]
+    assert found == written

@@ -43,7 +43,7 @@ from anchord.wire.messages import (
 )
 
 # Only a part of a message that is counted so is refused; the rest is believed.
-PARTLY = ("malformed-option", "foreign-anchor", "orphan-option", "foreign-prefix")
+PARTLY = ("malformed-option", "foreign-anchor", "orphan-option", "foreign-prefix", "restart-too-soon")
 # Refused, and yet something is remembered: by cause, where, and why that is right.
 ALLOWED: tuple[tuple[str, str, str], ...] = (
     ("unknown-type", r"\._error_sent_s", "Binding Errors are rate limited (RFC 6275 section 9.3.3)"),
@@ -55,10 +55,15 @@ ALLOWED: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "refused.timestamp-lower-than-prev-accepted",
-        r"/Exchanges\.|/Session\.(ticks|asked|timeline)",
+        r"/Exchanges\.|/Session\.(ticks|asked|told_of_ours|timeline)",
         "who asks for a node that is here, and has heard it earlier, is told so by a PBU of our own",
     ),
     ("not-distributed", r"/Exchanges\.", "who does not know D is not asked again"),
+    (
+        "frame.before-departure",
+        r"/Session\.(address|heard_s|probes)",
+        "it does not say where its host is now, but it may show an address of it",
+    ),
     ("frame", r"\._attach_(tokens|filled_s)", "attaches are rate limited"),
 )
 

@@ -45,7 +45,8 @@ def limits_of(node: Any, settings: Any) -> list[tuple[str, int]]:
         (r"PlainCache\.(by_key|_by_node)|PlainAnchor\.(_newest|_waiting)", of.bindings),
         (r"PlainCache\._by_prefix|PrefixPool\._leases", nodes * held),
         (r"PrefixPool\._resting", 1024),  # what was held at most attaches_per_s times the time that a prefix rests
-        (r"Session\.(anchors|others)|Binding\.anchors|PlainBinding\.prefixes", held),
+        (r"Session\.anchors|Binding\.anchors|PlainBinding\.prefixes", held),
+        (r"Session\.(others|ages)", 2 * held),  # what we are told, which may be late
         (r"Session\.withdrawn", 4 * held),
         (r"(Anchor|_Draft)\.local_networks", LOCAL_NETWORKS),
         (r"Exchanges\.(_waiting|_queue|_recent)", asked),

@@ -58,6 +58,11 @@ def resident_bytes() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def growth(memory: dict[int, list[int]]) -> int:
+    """How many bytes the process that has grown most has gained, once a fifth of its episodes had warmed it up."""
+    return max((max(all_of) - all_of[len(all_of) // 5] for all_of in memory.values()), default=0)
+
+
 def _play(job: tuple[str, int]) -> tuple[str, int, int, Tally, Failure | None, int]:
     logging.disable(logging.CRITICAL)
     return (*job, os.getpid(), *play(*job))
@@ -108,7 +113,7 @@ def main() -> int:
             told = time.monotonic()
             print(f"{inputs:,} inputs, {inputs / (told - began):,.0f} a second, {len(failures)} failures", flush=True)
     pool.terminate()
-    grown = max((max(all_of) - all_of[len(all_of) // 5] for all_of in memory.values()), default=0)
+    grown = growth(memory)
     took_s = time.monotonic() - began
     print(
         f"{inputs:,} inputs in {episodes:,} episodes, {took_s:.0f} s, {inputs / took_s:,.0f} a second; "

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from fuzz_directory import lines_into_a_directory
-from fuzz_episode import Episode, Tally, minimised, parse, replay
+from fuzz_episode import Episode, Failure, Tally, minimised, parse, replay
+from fuzz_run import RSS_GROWTH_BYTES, growth
 from fuzz_snapshot import differences, snapshot
 from fuzz_worlds import WORLDS
 
@@ -71,3 +72,36 @@ def test_a_change_by_something_refused_is_noticed_and_told_in_few_steps(monkeypa
             Episode("central-proxy", seed, 250).play()
     shortest = minimised(caught.value)  # type: ignore[arg-type]
     assert len(shortest.steps) == 1 and "_core_was_here" in shortest.what
+
+
+def test_whatever_is_raised_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from anchord.protocol.outbox import Outbox  # noqa: PLC0415
+
+    def unrecognized(self: Outbox, event: object, now: object) -> None:
+        raise KeyError("nobody expected this")
+
+    monkeypatch.setattr(Outbox, "unrecognized", unrecognized)
+    with pytest.raises(Failure, match="nobody expected this"):
+        for seed in range(20):
+            Episode("central-proxy", seed, 250).play()
+
+
+def test_what_grows_is_noticed_even_where_it_grows_by_what_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from anchord.protocol.central import Central  # noqa: PLC0415
+
+    handle = Central.handle
+
+    def handle_and_keep(self: Central, event: object, now: object) -> object:
+        self.__dict__.setdefault("_kept", []).append(0)
+        return handle(self, event, now)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Central, "handle", handle_and_keep)
+    monkeypatch.setattr("fuzz_episode.Run._compare", lambda *_: None)
+    with pytest.raises(Failure, match=r"grown: \{'Central._kept': \d+"):
+        Episode("central-proxy", 1, 250).play()
+
+
+def test_memory_that_grows_over_a_run_is_noticed() -> None:
+    level, rising = [50 << 20] * 40, [(50 + number) << 20 for number in range(200)]
+    assert growth({1: level}) == 0
+    assert growth({1: level, 2: rising}) > RSS_GROWTH_BYTES

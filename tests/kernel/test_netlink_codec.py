@@ -67,6 +67,53 @@ def test_encapsulations_are_read_as_written(segment: IPv6Address, table: int) ->
     assert table_of(encap_red(segment)) is None
 
 
+class Lists:
+    """A kernel's list of what it was asked to put in: a request and the answer about it have one format."""
+
+    def __init__(self, requests: list[Request]) -> None:
+        self._requests = requests
+
+    def dump(self, kind: int, body: bytes, what: str, flags: int = 0) -> list[tuple[int, bytes]]:
+        return [(request.kind, request.body) for request in self._requests]
+
+
+NETWORKS = st.builds(
+    lambda value, length: IPv6Network((value, length), strict=False), st.integers(0, 2**128 - 1), st.integers(0, 128)
+)
+GLOBAL = st.ip_addresses(v=6)
+ROUTES = st.builds(
+    Route,
+    table=st.integers(1, 2**32 - 1),
+    destination=NETWORKS,
+    source=st.none() | NETWORKS.filter(lambda network: network.prefixlen > 0),
+    device=st.just("d0"),
+    via=st.none() | GLOBAL,
+    segment=st.none() | GLOBAL,
+).filter(lambda route: route.via is None or route.segment is None)
+
+
+@given(st.lists(ROUTES, max_size=4))
+def test_routes_are_read_as_written(routes: list[Route]) -> None:
+    written = [request for route in routes for request in route.put({"d0": 7})]
+    assert list(dump.routes(Lists(written), {7: "d0"})) == routes  # type: ignore[arg-type]
+
+
+RULES = st.builds(
+    Rule,
+    priority=st.integers(1, 2**32 - 1),
+    table=st.integers(1, 2**32 - 1),
+    iif=st.sampled_from(("", "d0", "a-long-name-of-i")),
+    destination=st.none() | GLOBAL,
+    ip_protocol=st.sampled_from((0, 6, 17, 135)),
+)
+
+
+@given(st.lists(RULES, max_size=4))
+def test_rules_are_read_as_written(rules: list[Rule]) -> None:
+    written = [request for rule in rules for request in rule.put({})]
+    assert list(dump.rules(Lists(written))) == rules  # type: ignore[arg-type]
+
+
 def test_text_ends_at_nul() -> None:
     assert text_of(attributes(attribute_text(3, "acc0"))[3]) == "acc0"
 

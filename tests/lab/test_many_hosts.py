@@ -76,7 +76,7 @@ def labs() -> Iterator[dict[str, Domain]]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES)
-def test_many_hosts_roam_and_every_address_of_each_answers(labs: dict[str, Domain], mode: str) -> None:
+def test_row_12_many_hosts_roam_and_every_address_of_each_answers(labs: dict[str, Domain], mode: str) -> None:
     domain = Domain.up(crowd(mode), f"{LAB}-{mode}", owner_pid=os.getpid(), timeout_s=60)
     at = roam(domain, random.Random(mode))
     wait_for(lambda: all_served(domain, at), "every host is served where it is, and nowhere else", SETTLED_S)

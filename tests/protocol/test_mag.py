@@ -29,13 +29,19 @@ from anchord.wire.neighbor import Preference
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
     AccessTechnologyType,
+    AnchoredPrefix,
     BindingRefreshAdvice,
+    DlifLinkLayerAddress,
+    DlifLinkLocalAddress,
     Handoff,
     HandoffIndicator,
     HomeNetworkPrefix,
     LinkLocalAddress,
+    LocalPrefix,
     MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
+    PreviousMaar,
+    ServingMaar,
     Timestamp,
 )
 
@@ -259,6 +265,20 @@ def test_row_122_a_fixed_mac_address_is_the_first_nodes_router() -> None:
     assert domain.gw[1].counters.local == {"fixed-mac.in-use": 1}
 
 
+def test_row_105_whatever_link_local_address_the_lma_names_is_the_routers() -> None:
+    domain = Plain()
+    named = LinkLocalAddress(IPv6Address("fe80::1234"))
+    domain.alter(
+        lambda ack: replace(
+            ack, options=tuple(named if isinstance(option, LinkLocalAddress) else option for option in ack.options)
+        )
+    )
+    domain.host_at(1, MAC, address=IPv6Address("fe80::5678"))
+    assert shown_last(domain, 1).router.address == named.address
+    (entry,) = entries(domain, 1)
+    assert entry.router is not None and entry.router.address == named.address
+
+
 def test_row_105_an_address_that_the_node_uses_is_not_taken() -> None:
     domain = Plain()
     theirs = LinkLocalAddress(IPv6Address("fe80::1234"))
@@ -297,7 +317,30 @@ def test_row_99_a_wrong_echo_is_ignored_and_not_asked_again() -> None:
     assert domain.gw[1].counters.of(LMA).dropped == {"echo-mismatch": 1}
 
 
-def test_row_37_an_answer_with_d_is_not_believed() -> None:
+def test_row_40_without_d_no_option_of_rfc_8885_is_sent_either_way() -> None:
+    domain = Plain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.pass_time(310.0)
+    plain = [send.message for who, send in domain.sent if LMA in (who, send.destination)]
+    said = [message for message in plain if isinstance(message, BindingUpdate | BindingAcknowledgement)]
+    assert len(said) > 3
+    anchoring = (AnchoredPrefix, LocalPrefix, PreviousMaar, ServingMaar, DlifLinkLocalAddress, DlifLinkLayerAddress)
+    assert not any(isinstance(option, anchoring) for message in said for option in message.options)
+
+
+def test_row_99_a_wrong_echo_says_nothing_of_clocks_either() -> None:
+    domain = Plain()
+    wrong = MobileNodeLinkLayerIdentifier(OTHER)
+    domain.alter(
+        lambda ack: replace(ack, status=int(Status.TIMESTAMP_MISMATCH), options=(*ack.options[:2], wrong, Timestamp(1)))
+    )
+    domain.host_at(1, MAC)
+    counters = domain.gw[1].counters.of(LMA)
+    assert counters.dropped == {"echo-mismatch": 1} and counters.clock_skew_ms is None
+
+
+def test_row_37_decision_21_an_answer_with_d_is_not_believed() -> None:
     domain = Plain()
     domain.alter(lambda ack: replace(ack, flags=ack.flags | BindingAckFlag.DISTRIBUTED))
     domain.host_at(1, MAC)

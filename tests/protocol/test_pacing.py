@@ -138,7 +138,7 @@ def test_what_has_waited_carries_the_time_at_which_it_leaves() -> None:
         max_size=80,
     )
 )
-def test_row_26_never_more_than_three_a_second_about_one_host_to_one_peer_and_the_last_word_arrives(
+def test_row_26_decision_24_never_more_than_three_a_second_about_one_host_to_one_peer_and_the_last_word_arrives(
     steps: list[tuple[int, int, float]],
 ) -> None:
     sender = Sender(updates_per_s=20.0)

@@ -56,6 +56,16 @@ def test_row_65_67_74_an_all_zero_prefix_is_answered_by_a_free_one_of_the_pool()
     assert binding.proxy_coa == MAG1 and binding.mn_id == MobileNodeIdentifier(1, b"mn1@example")
 
 
+def test_row_74_every_prefix_that_was_asked_for_comes_back_whatever_the_answer() -> None:
+    lma = PlainLma()
+    ours = [IPv6Network("2001:db8:aa:7::/64"), IPv6Network("2001:db8:aa:9::/64")]
+    foreign = IPv6Network("2001:db8:bb:7::/64")
+    refused = lma.ask(HomeNetworkPrefix=named(*ours, foreign))
+    assert refused.status == Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX and prefixes(refused) == [*ours, foreign]
+    accepted = lma.ask(HomeNetworkPrefix=named(*ours))
+    assert accepted.status == 0 and prefixes(accepted) == ours
+
+
 def test_row_65_without_a_free_prefix_resources_are_insufficient() -> None:
     info = LmaInfo("home", LMA, (IPv6Network("2001:db8:aa::/63"),))
     lma = PlainLma(LmaSettings(info, plain_settings(), mags=frozenset((MAG1,))))
@@ -158,7 +168,7 @@ def test_what_the_kernel_refuses_is_refused_and_its_prefix_free_again() -> None:
     assert tried == [[str(prefix)]] * 2  # the same one again: nobody had been told of it
 
 
-def test_row_72_73_the_answer_repeats_what_the_request_said() -> None:
+def test_row_72_73_120_the_answer_repeats_what_the_request_said() -> None:
     lma = PlainLma()
     update = lma.update(sequence=77)
     (ack,) = lma.hear(update)
@@ -260,7 +270,7 @@ def test_row_76_each_interface_of_a_node_has_a_session_of_its_own() -> None:
     lma = PlainLma()
     (one,) = prefixes(lma.ask())
     (other,) = prefixes(lma.ask(MAG2, MobileNodeLinkLayerIdentifier=OTHER_INTERFACE))
-    assert forwarded(lma) == {one: MAG1, other: MAG2}
+    assert one != other and forwarded(lma) == {one: MAG1, other: MAG2}
 
 
 def test_row_77_lookup_by_prefix() -> None:

@@ -18,7 +18,7 @@ from anchord.protocol.inputs import MessageDropped, MessageReceived
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase
-from anchord.protocol.settings import CentralSettings
+from anchord.protocol.settings import CentralSettings, Limits
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingError,
@@ -125,6 +125,16 @@ def test_row_58_a_host_that_is_not_listed_gets_153() -> None:
     assert not domain.shown and not domain.gw[1].sessions
     domain.host_at(1, OTHER)
     assert domain.shown
+
+
+def test_a_cmd_that_is_full_refuses_who_is_new_and_keeps_whom_it_has() -> None:
+    domain = Domain(settings=domain_settings(3, limits=Limits(bindings=1)))
+    domain.host_at(1, MAC)
+    (ack,) = ask(domain, registration(domain, mac=OTHER))
+    assert ack.status == 130 and domain.central.counters.local["limit.bindings"] == 1
+    domain.host_at(2, MAC)
+    (binding,) = domain.central.bindings.values()
+    assert binding.serving.maar == domain.address(2)
 
 
 def test_a_refused_host_is_not_tried_again_with_every_frame() -> None:
@@ -406,7 +416,7 @@ def test_row_21_69_a_deregistration_by_another_gateway_than_the_serving_one_is_i
     assert [anchor.maar for anchor in binding.anchors] == [domain.address(1)]
 
 
-def test_row_139_an_acknowledgement_nobody_waits_for_changes_nothing() -> None:
+def test_row_98_139_an_acknowledgement_nobody_waits_for_changes_nothing() -> None:
     domain = Domain()
     domain.host_at(1, MAC)
     ack = acks(domain, CENTRAL, domain.address(1))[-1]
@@ -414,6 +424,18 @@ def test_row_139_an_acknowledgement_nobody_waits_for_changes_nothing() -> None:
     domain.feed(domain.address(1), MessageReceived(CENTRAL, replace(ack, sequence=ack.sequence + 5, status=0)))
     assert roles(domain, 1) == before
     assert domain.gw[1].counters.of(CENTRAL).dropped == {"unmatched-ack": 1}
+
+
+def test_row_139_while_an_answer_is_awaited_another_number_is_not_it() -> None:
+    domain = Domain()
+    domain.lose = lambda sender, send: sender == CENTRAL
+    domain.host_at(1, MAC)
+    (ack,) = acks(domain, CENTRAL, domain.address(1))
+    (session,) = domain.gw[1].sessions.values()
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, replace(ack, sequence=ack.sequence + 5)))
+    assert not session.registered and domain.gw[1].counters.of(CENTRAL).dropped == {"unmatched-ack": 1}
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, ack))
+    assert session.registered
 
 
 def test_row_99_an_answer_about_somebody_else_is_ignored_and_not_asked_again() -> None:
@@ -453,6 +475,20 @@ def test_row_101_after_157_the_gateway_registers_again_with_a_newer_timestamp() 
     assert acks(domain, CENTRAL, domain.address(1))[-1].status == 0
     (session,) = domain.gw[1].sessions.values()
     assert session.phase is Phase.SERVING and session.registered
+
+
+def test_row_101_status_157_is_answered_at_once_by_the_time_of_now_but_only_once() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC, settle=False)
+    (first,) = updates(domain, domain.address(1), CENTRAL)
+    domain.wire.clear()
+    for expected in (2, 2):
+        asked = updates(domain, domain.address(1), CENTRAL)[-1]
+        older = BindingAcknowledgement(157, asked.sequence, 0, 0x22, asked.options)  # type: ignore[arg-type]
+        domain.feed(domain.address(1), MessageReceived(CENTRAL, older))
+        assert len(updates(domain, domain.address(1), CENTRAL)) == expected
+    stamps = [update.first(Timestamp) for update in (first, updates(domain, domain.address(1), CENTRAL)[-1])]
+    assert stamps[0] and stamps[1] and stamps[1].ticks > stamps[0].ticks
 
 
 def test_row_102_after_155_the_same_prefix_is_not_asked_for_again() -> None:
@@ -536,7 +572,7 @@ def test_row_101_an_anchor_whose_clock_differs_is_asked_with_back_off() -> None:
     domain.host_at(2, MAC)
     domain.pass_time(20.0)
     asked = updates(domain, CENTRAL, domain.address(1))
-    assert 4 <= len(asked) <= 6
+    assert len(asked) == 5, "after 0, 1, 3, 7 and 15 seconds"
     domain.skew.clear()
     domain.pass_time(40.0)
     assert roles(domain, 1) == {str(prefix)[:11]: (Role.EXPORTED, domain.address(2))}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_roaming import MAC, acks, roles, updates
 
 from anchord.declared import Role
-from anchord.protocol.inputs import MessageReceived
+from anchord.protocol.inputs import Installed, MessageReceived
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import Limits, Mode, Timing
@@ -114,6 +114,22 @@ def test_decision_12_late_answers_that_come_close_together_share_a_message() -> 
     domain.pass_time(0.1)
     late = acks(domain, CENTRAL, domain.address(4))[before:]
     assert [named(ack) for ack in late] == [[domain.address(1), domain.address(2), domain.address(3)]]
+
+
+def test_decision_12_late_answers_within_20_ms_wait_for_each_other_and_later_ones_do_not() -> None:
+    domain = domain_in(Mode.RELAY, 5)
+    moved_along(domain, 1, 2, 3, 4)
+    domain.hold_kernel = True
+    domain.host_at(5, MAC)
+    waiting = [item for item in domain.pending if item[0] != domain.address(5)]
+    domain.pass_time(0.15)
+    before = len(acks(domain, CENTRAL, domain.address(5)))
+    for gap_s, (address, ticket) in zip((0.0, 0.005, 0.005, 0.05), waiting, strict=True):
+        domain.pass_time(gap_s)
+        domain.feed(address, Installed(ticket))
+        domain.settle()
+    late = acks(domain, CENTRAL, domain.address(5))[before:]
+    assert [len(named(ack)) for ack in late] == [3, 1]
 
 
 def test_decision_12_who_answers_late_does_not_wait_for_who_answers_later() -> None:

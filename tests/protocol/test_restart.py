@@ -220,6 +220,19 @@ def test_a_restarted_gateway_goes_on_with_the_next_sequence_number() -> None:
     assert updates(domain, domain.address(1), CENTRAL)[-1].sequence > first.sequence
 
 
+def test_a_restarted_gateway_uses_no_number_of_before_again() -> None:
+    domain = Domain()
+    for number in range(1, 7):
+        domain.host_at(1, bytes((2, 0, 0, 0, 1, number)))
+    used = {update.sequence for update in updates(domain, domain.address(1), CENTRAL)}
+    assert len(used) == 6
+    domain.restart(domain.address(1))
+    domain.sent.clear()
+    domain.host_at(1, MAC)
+    assert used.isdisjoint({update.sequence for update in updates(domain, domain.address(1), CENTRAL)})
+    assert updates(domain, domain.address(1), CENTRAL)
+
+
 def test_decision_31_an_anchor_that_lost_its_journal_believes_the_cmd() -> None:
     domain = Domain()
     domain.host_at(1, MAC)

@@ -8,8 +8,10 @@ from ipaddress import IPv6Address, IPv6Network
 from domain import CENTRAL, Domain, domain_settings, gateway_info
 
 from anchord.declared import PrefixEntry, Role
+from anchord.protocol.identity import derive_router, mn_id_of_mac
 from anchord.protocol.outputs import Advertise, Send
 from anchord.protocol.session import Phase
+from anchord.wire.frames import eui64_link_local
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate
 from anchord.wire.neighbor import Preference
 from anchord.wire.options import (
@@ -19,6 +21,7 @@ from anchord.wire.options import (
     Handoff,
     HandoffIndicator,
     HomeNetworkPrefix,
+    MobileNodeIdentifier,
     MobileNodeLinkLayerIdentifier,
     PreviousMaar,
     ServingMaar,
@@ -64,6 +67,10 @@ def test_row_1_2_3_first_attachment_registers_an_own_prefix_and_the_answer_lists
     assert update.first(MobileNodeLinkLayerIdentifier) == MobileNodeLinkLayerIdentifier(MAC)
     (ack,) = acks(domain, CENTRAL, domain.address(1))
     assert ack.status == 0 and ack.sequence == update.sequence and not ack.all(PreviousMaar)
+    assert ack.all(HomeNetworkPrefix) == (prefix,) and ack.lifetime_s == 600
+    (binding,) = domain.central.bindings.values()
+    assert binding.mn_id == update.first(MobileNodeIdentifier)
+    assert (binding.serving.maar, binding.serving.prefixes) == (domain.address(1), (prefix.prefix,))
     assert entries(domain, 1) == (PrefixEntry(prefix.prefix, Role.ANCHORED, domain.gw[1].sessions.popitem()[1].router),)
 
 
@@ -159,6 +166,36 @@ def test_row_28_decision_15_the_face_is_no_address_of_the_interface_and_differs_
     domain.host_at(2, MAC)
     faces = {order.router.mac for _, order in domain.shown}
     assert len(faces) == 3 and all(face[0] == 2 for face in faces)
+
+
+def test_row_28_decision_15_everybody_who_knows_the_secret_derives_the_same_face_and_nobody_else() -> None:
+    one = derive_router(b"secret", "gw1", mn_id_of_mac(MAC))
+    assert derive_router(b"secret", "gw1", mn_id_of_mac(MAC)) == one
+    others = [
+        derive_router(b"Secret", "gw1", mn_id_of_mac(MAC)),
+        derive_router(b"secret", "gw2", mn_id_of_mac(MAC)),
+        derive_router(b"secret", "gw1", mn_id_of_mac(OTHER)),
+        derive_router(b"secret", "gw1", mn_id_of_mac(MAC), attempt=1),
+    ]
+    assert len({one.mac, *(face.mac for face in others)}) == 5
+    for face in (one, *others):
+        assert face.mac[0] == 2 and face.address == eui64_link_local(face.mac)
+
+
+def test_row_18_in_proxy_mode_the_answer_names_anchors_that_have_not_agreed_yet() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.lose = lambda sender, send: sender == CENTRAL and send.destination == domain.address(1)
+    domain.host_at(2, MAC)
+    (answer,) = acks(domain, CENTRAL, domain.address(2))
+    assert [option.maar for option in answer.all(PreviousMaar)] == [domain.address(1)]
+    assert not acks(domain, domain.address(1), CENTRAL)
+    domain.lose = lambda sender, send: False
+    domain.pass_time(2.0)
+    assert [ack.status for ack in acks(domain, domain.address(1), CENTRAL)] == [0]
+    domain.sent.clear()
+    domain.pass_time(60.0)
+    assert not updates(domain, CENTRAL, domain.address(1)), "its answer closes the operation"
 
 
 def test_decision_16_back_at_an_earlier_anchor_the_same_prefix_is_preferred_again() -> None:
@@ -305,6 +342,24 @@ def test_decision_17_an_update_in_flight_is_overtaken_by_the_hosts_return() -> N
     assert [s.phase for s in domain.gw[1].sessions.values()] == [Phase.SERVING]
     assert [s.phase for s in domain.gw[2].sessions.values()] == [Phase.AWAY]
     assert roles(domain, 2) == {"2001:db8:a2": (Role.EXPORTED, domain.address(1))}
+
+
+def test_decision_17_an_update_that_names_another_gateway_ends_our_own_question() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.pass_time(1.0)
+    domain.lose = lambda sender, send: sender == domain.address(1) and isinstance(send.message, BindingUpdate)
+    domain.host_at(1, MAC, reassociated=True, solicited=True)
+    asked = len(updates(domain, domain.address(1), CENTRAL))
+    assert asked == 2, "the second one waits for its answer"
+    domain.pass_time(0.1)
+    domain.host_at(2, MAC)
+    assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(2))}
+    domain.pass_time(200.0)
+    assert len(updates(domain, domain.address(1), CENTRAL)) == asked
+    shown = [order for who, order in domain.shown if who == domain.address(1)]
+    domain.pass_time(200.0)
+    assert shown == [order for who, order in domain.shown if who == domain.address(1)]
 
 
 def test_a_frame_that_was_waiting_when_the_host_left_does_not_bring_it_back() -> None:

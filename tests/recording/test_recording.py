@@ -19,13 +19,12 @@ from anchord.protocol.timers import Instant
 from anchord.recording.recorder import Recorder
 from anchord.recording.replay import replay
 
-NAMES = {"gateway": "gw1", "central": "cmd", "lma": "home"}
-ACCESS = {"gateway": 'access = ["acc0"]\n', "central": "", "lma": ""}
+NAMES = {"gateway": "gw1", "central": "central", "lma": "home"}
+ACCESS = {"gateway": 'access = ["acc0"]\n', "central": "", "lma": 'core = ["core0"]\n'}
 DOMAIN_TOML = """
 name = "test"
 secret = "{secret}"
 [central]
-name = "cmd"
 address = "2001:db8:fc::1"
 [gateways.gw1]
 address = "2001:db8:f1::1"

@@ -196,7 +196,7 @@ def test_decision_33_one_group_for_an_anchor_takes_72_octets() -> None:
 
 @pytest.mark.parametrize("kind", [22, 65, 66])
 @pytest.mark.parametrize("length", [0, 1, 48, 63, 64, 127, 128])
-def test_row_38_39_reserved_and_bits_behind_the_prefix_are_ignored(kind: int, length: int) -> None:
+def test_row_38_39_121_reserved_and_bits_behind_the_prefix_are_ignored(kind: int, length: int) -> None:
     (option,) = read(bytes((kind, 18, 0xFF, length)) + b"\xff" * 16)
     assert isinstance(option, (HomeNetworkPrefix, AnchoredPrefix, LocalPrefix))
     assert option.prefix.prefixlen == length
@@ -229,7 +229,7 @@ LEAST = {8: 1, 25: 3, 70: 3}
 
 
 @pytest.mark.parametrize("kind", sorted(EXACT | LEAST))
-def test_decision_35_a_known_option_of_wrong_length_is_kept_aside(kind: int) -> None:
+def test_row_38_to_44_121_decision_35_a_known_option_of_wrong_length_is_kept_aside(kind: int) -> None:
     for length in range(256):
         right = length == EXACT[kind] if kind in EXACT else length >= LEAST[kind]
         data = bytes(length)

@@ -259,7 +259,7 @@ OPTION_EXAMPLES = [
 
 
 @pytest.mark.parametrize(("option", "octets"), OPTION_EXAMPLES)
-def test_option_format(option: NdOption, octets: str) -> None:
+def test_row_149_option_format(option: NdOption, octets: str) -> None:
     assert read_options(octets) == (option,)
     assert neighbor.encode(RouterSolicitation((option,)), HOST, ALL_ROUTERS)[8:] == bytes.fromhex(octets)
 
@@ -316,6 +316,7 @@ def test_a_known_option_that_cannot_be_read_is_left_as_it_came(octets: str) -> N
         Mtu(-1),
         Mtu(1 << 32),
         RouteInformation(PREFIX, Preference.LOW, 1 << 32),
+        RouteInformation(PREFIX, 2, 600),  # type: ignore[arg-type]  # the reserved preference of RFC 4191
         RecursiveDnsServer(600, ()),
         RecursiveDnsServer(-1, (HOST,)),
         RecursiveDnsServer(600, (HOST,) * 128),
@@ -331,7 +332,7 @@ def test_a_known_option_that_cannot_be_read_is_left_as_it_came(octets: str) -> N
     ],
     ids=repr,
 )
-def test_what_does_not_fit_is_refused(option: NdOption) -> None:
+def test_row_149_what_does_not_fit_is_refused(option: NdOption) -> None:
     with pytest.raises(ValueError, match=r"."):
         neighbor.encode(RouterAdvertisement(options=(option,)), ROUTER, HOST)
 

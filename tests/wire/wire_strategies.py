@@ -173,7 +173,7 @@ nd_option_lists = st.lists(st.one_of(*KNOWN_ND_OPTIONS.values(), unknown_nd_opti
 unicast = addresses.filter(lambda address: not address.is_multicast and int(address) != 0)
 
 
-def _distinct_routes(found: tuple[neighbor.NdOption, ...]) -> bool:
+def distinct_routes(found: tuple[neighbor.NdOption, ...]) -> bool:
     routes = [option.prefix for option in found if isinstance(option, neighbor.RouteInformation)]
     return len(routes) == len(set(routes))
 
@@ -190,7 +190,7 @@ router_advertisements = st.builds(
     sequences,
     lifetimes,
     lifetimes,
-    nd_option_lists.filter(_distinct_routes),
+    nd_option_lists.filter(distinct_routes),
 ).filter(_no_preference_without_lifetime)
 nd_messages = st.one_of(
     st.builds(neighbor.RouterSolicitation, nd_option_lists),

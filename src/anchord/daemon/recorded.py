@@ -11,6 +11,7 @@ from anchord.daemon.shell import log
 from anchord.protocol.central import Central
 from anchord.protocol.gateway import Gateway
 from anchord.protocol.lma import Lma
+from anchord.recording.recorder import Recorder
 
 NodeT = TypeVar("NodeT", Gateway, Central, Lma)
 
@@ -19,7 +20,6 @@ def recorded(node: NodeT, path: Path | None) -> NodeT:
     """What the shell drives: ``node`` itself, or what stands before it and appends to ``path``. Raises OSError."""
     if path is None:
         return node
-    from anchord.recording.recorder import Recorder
 
     def ended(error: str) -> None:
         logs.say(log, logging.WARNING, "recording-ended", file=str(path), error=error)

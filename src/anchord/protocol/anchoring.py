@@ -173,8 +173,10 @@ class AnchoringRole:
         named = update.first(ServingMaar)
         direct = source != self._domain.central
         serving = source if direct else None if named is None else named.address
-        if update.lifetime_s and serving not in self._domain.gateways and serving not in self._domain.lmas:
-            # Decision 35: a PBU* without a usable Serving MAAR cannot be carried out.
+        usable = serving in self._domain.gateways or (serving in self._domain.lmas and not direct)
+        if update.lifetime_s and not usable:
+            # Decision 35: a PBU* without a usable Serving MAAR cannot be carried out. An LMA that is not our CMD serves
+            # no node itself: only a CMD names one, that of another operator.
             return Status.REASON_UNSPECIFIED
         return _Request(update, mn_id, mac, key, ticks, serving, source, direct)
 

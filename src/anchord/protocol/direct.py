@@ -178,11 +178,13 @@ class Direct:
             return False
         session = core.sessions.get(exchange.session)
         counters = core.counters.of(source)
-        core.compare_clocks(source, ack, now)
         if not echoes(exchange.message, ack):
+            # RFC 5213 section 6.9.1.2 (6): ignore it, what it says of clocks included, and do not ask again.
             counters.drop("echo-mismatch")
             core.exchanges.cancel(source, exchange.session)
-        elif ack.status >= 128:
+            return True
+        core.compare_clocks(source, ack, now)
+        if ack.status >= 128:
             counters.refuse(ack.status)
             self._refused(session, exchange, ack, now)
         else:

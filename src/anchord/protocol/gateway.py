@@ -4,8 +4,8 @@ A gateway plays a role per mobile node and per prefix: plain router for a prefix
 anchor for a prefix whose node is elsewhere (``anchoring.py``), serving gateway for all nodes that are attached
 (``serving.py``). ``session.py`` draws the states of one node.
 
-Whatever it promises to others - a PBA with status 0, a Router Advertisement - leaves only after the kernel has
-acknowledged the forwarding behind it: a declaration goes out with a ticket, and the promise waits for ``Installed``.
+Whatever it promises to others - a PBA with status 0 to the CMD, a Router Advertisement - leaves only after the kernel
+has acknowledged the forwarding behind it: a declaration goes out with a ticket, and the promise waits for it.
 """
 
 from __future__ import annotations

@@ -124,15 +124,17 @@ class Mag:
         if exchange is None or exchange.message.flags & BindingUpdateFlag.DISTRIBUTED:
             return False
         session, counters = core.sessions.get(exchange.session), core.counters.of(source)
-        core.compare_clocks(source, ack, now)
         if not echoes(exchange.message, ack):
             # (6): ignore it, and do not ask again.
             counters.drop("echo-mismatch")
             core.report("echo-mismatch", "error", session=exchange.session)
             core.exchanges.cancel(source, exchange.session)
-        elif ack.flags & BindingAckFlag.DISTRIBUTED or not ack.flags & BindingAckFlag.PROXY:
+            return True
+        if ack.flags & BindingAckFlag.DISTRIBUTED or not ack.flags & BindingAckFlag.PROXY:
             counters.drop("not-a-plain-ack")
-        elif ack.status >= 128:
+            return True
+        core.compare_clocks(source, ack, now)
+        if ack.status >= 128:
             counters.refuse(ack.status)
             self._refused(session, exchange, ack, now)
         else:

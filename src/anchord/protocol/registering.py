@@ -169,8 +169,9 @@ class Registering:
             return
         told = self._read_anchors(session, ack)
         merged = self._merge(session, told)
-        if len(told) == len(merged):  # all of them, in their order: the newest is the last
-            order = [anchor.maar for anchor in told]
+        # Not by their number: a limit can have kept one out that was told while one stays that was not.
+        order = [anchor.maar for anchor in told]
+        if all(anchor.maar in order for anchor in merged):  # all of them, in their order: the newest is the last
             merged = tuple(sorted(merged, key=lambda anchor: order.index(anchor.maar)))
         if merged != session.anchors:
             self._serve(session, merged, now)

@@ -131,7 +131,7 @@ def _load_fields(value: Any, kind: type[Any]) -> Any:
         if type(message) is not kind:
             raise ValueError(f"the bytes of a {type(message).__name__} where {kind.__name__} should be")
         return message
-    hints = _hints(kind)
+    hints = _hints(typing.cast("Hashable", kind))
     if fields.keys() != hints.keys():
         raise ValueError(f"{kind.__name__}: fields {', '.join(sorted(fields.keys() ^ hints.keys()))} not in both")
     return kind(**{name: _load(each, hints[name]) for name, each in fields.items()})
