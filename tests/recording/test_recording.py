@@ -20,7 +20,7 @@ from anchord.recording.recorder import Recorder
 from anchord.recording.replay import replay
 
 NAMES = {"gateway": "gw1", "central": "central", "lma": "home"}
-ACCESS = {"gateway": 'access = ["acc0"]\n', "central": "", "lma": 'core = ["core0"]\n'}
+ACCESS = {"gateway": 'core = ["core0"]\naccess = ["acc0"]\n', "central": "", "lma": 'core = ["core0"]\n'}
 DOMAIN_TOML = """
 name = "test"
 secret = "{secret}"
