@@ -28,6 +28,7 @@ VERBS = {
     "show": Verb("anchord.daemon.verbs", "show", "Show bindings, prefixes, tunnels or peers of a running daemon."),
     "monitor": Verb("anchord.daemon.verbs", "monitor", "Follow what happens in a running daemon, an event a line."),
     "revoke": Verb("anchord.daemon.verbs", "revoke", "End a mobile node's session everywhere (administrator)."),
+    "replay": Verb("anchord.recording.verbs", "replay", "Feed a recording to the same object, and compare."),
     "doctor": Verb("anchord.kernel.verbs", "doctor", "Try what this machine's kernel can do, and say what to mend."),
     "flush": Verb("anchord.kernel.verbs", "flush", "Remove everything of ours from the kernel of this machine."),
     "sim": Verb("anchord.simulator.verbs", "sim", "Simulate domains in a hostile network, and check what must hold."),

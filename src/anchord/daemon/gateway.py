@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from anchord.attachment.access import AccessInterface, Hello, Notice
 from anchord.attachment.segment import EVERY_S, QUIET_S
@@ -17,6 +18,7 @@ from anchord.daemon.control import ControlError, ControlServer
 from anchord.daemon.directory_client import DirectoryClient
 from anchord.daemon.directory_wire import DIGEST_DIGITS
 from anchord.daemon.kernelside import on_loop, sweep, tunnel_status
+from anchord.daemon.recorded import recorded
 from anchord.daemon.settings import gateway_settings, plane_settings
 from anchord.daemon.shell import Shell, instant, log, status
 from anchord.daemon.transport import Transport, TransportError
@@ -41,10 +43,10 @@ from anchord.store.sqlite import SqliteStore
 FILTER_S = 0.005  # a change of the filter waits so long: answer first
 
 
-def run(config: NodeConfig) -> int:
+def run(config: NodeConfig, record: Path | None = None) -> int:
     """Run until stopped; the exit code. What was put into the kernel stays: a restart takes it over."""
     try:
-        return asyncio.run(GatewayDaemon(config).run())
+        return asyncio.run(GatewayDaemon(config, record).run())
     except (StoreError, TransportError, ControlError, KernelError, OSError) as error:
         logs.say(log, logging.CRITICAL, "cannot-start", error=str(error))
         return 1
@@ -53,10 +55,11 @@ def run(config: NodeConfig) -> int:
 class GatewayDaemon:
     """Everything of a gateway that does I/O."""
 
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, record: Path | None) -> None:
         """Raises StoreError, TransportError, KernelError or OSError when something needed is not there."""
         self._config = config
         self._gateway = Gateway(gateway_settings(config))
+        self._node = recorded(self._gateway, record)
         self._forwarding = Forwarding(plane_settings(config))
         self._store = SqliteStore(config.state / f"{config.node}.db", config.store_sync == "always")
         self._transport = Transport(config.address, config.domain.peers)
@@ -76,11 +79,11 @@ class GatewayDaemon:
         loop = asyncio.get_running_loop()
         control = self._control = ControlServer(self._config.socket, self._show)
         await control.start()
-        self._shell = Shell(self._gateway, self._transport, self._store, control, self._perform)
+        self._shell = Shell(self._node, self._transport, self._store, control, self._perform)
         self._forwarding.start(partial(loop.call_soon_threadsafe, self._tell_mtus))
         try:
             self._tell_mtus()
-            self._shell.perform(self._gateway.restore(self._store.load(), instant()))
+            self._shell.perform(self._node.restore(self._store.load(), instant()))
             await sweep(self._forwarding)
             for access in self._access.values():
                 loop.add_reader(access.fileno(), self._frames, access)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from pathlib import Path
 
 from anchord.daemon import logs, views
 from anchord.daemon.config import NodeConfig
 from anchord.daemon.control import ControlError, ControlServer
 from anchord.daemon.kernelside import on_loop, sweep, tunnel_status
+from anchord.daemon.recorded import recorded
 from anchord.daemon.settings import lma_peers, lma_settings, plane_settings
 from anchord.daemon.shell import Shell, instant, log, revoke_named, status
 from anchord.daemon.transport import Transport, TransportError
@@ -22,18 +24,19 @@ from anchord.store.interface import StoreError
 from anchord.store.sqlite import SqliteStore
 
 
-def run(config: NodeConfig) -> int:
+def run(config: NodeConfig, record: Path | None = None) -> int:
     """Run until stopped; the exit code. What was put into the kernel stays: a restart takes it over."""
     try:
-        return asyncio.run(_run(config))
+        return asyncio.run(_run(config, record))
     except (StoreError, TransportError, ControlError, KernelError, OSError) as error:
         logs.say(log, logging.CRITICAL, "cannot-start", error=str(error))
         return 1
 
 
-async def _run(config: NodeConfig) -> int:
+async def _run(config: NodeConfig, record: Path | None) -> int:
     loop = asyncio.get_running_loop()
     lma, peers = Lma(lma_settings(config)), lma_peers(config)
+    node = recorded(lma, record)
     forwarding = Forwarding(plane_settings(config))
     store = SqliteStore(config.state / f"{config.node}.db", config.store_sync == "always")
     transport = Transport(config.address, peers)
@@ -59,14 +62,14 @@ async def _run(config: NodeConfig) -> int:
         shell.feed([Installed(ticket, error)])
 
     def revoke(named: str) -> object:
-        return revoke_named(lma.revoke, shell, named)
+        return revoke_named(node.revoke, shell, named)
 
     control = ControlServer(config.socket, show, revoke)
     await control.start()
-    shell = Shell(lma, transport, store, control, perform)
+    shell = Shell(node, transport, store, control, perform)
     forwarding.start()
     try:
-        shell.perform(lma.restore(store.load(), instant()))
+        shell.perform(node.restore(store.load(), instant()))
         await sweep(forwarding)
         shell.start()
         ready = True

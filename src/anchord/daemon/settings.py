@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from ipaddress import IPv6Address
 
 from anchord.daemon.config import DomainConfig, NodeConfig
@@ -21,6 +22,14 @@ from anchord.protocol.settings import (
 )
 
 
+def router_key(secret: bytes) -> bytes:
+    """What the protocol derives routers from (decision 15): it is recorded with the settings, and the secret is not.
+
+    One way: nobody who has it can say what only the secret lets one say, as a gateway's hello.
+    """
+    return hmac.digest(secret, b"anchord routers", "sha256")
+
+
 def domain_settings(config: DomainConfig) -> DomainSettings:
     """The domain as the protocol knows it."""
     gateways = {
@@ -32,7 +41,7 @@ def domain_settings(config: DomainConfig) -> DomainSettings:
     lmas = {lma.address: LmaInfo(name, lma.address, lma.pools, lma.stands_for) for name, lma in config.lmas.items()}
     lifetimes, timers, limits, pmip = config.lifetimes, config.timers, config.limits, config.pmip
     return DomainSettings(
-        secret=config.secret,
+        secret=router_key(config.secret),
         central=None if config.central is None else config.central.address,
         gateways=gateways,
         mode=Mode.PROXY if config.central is None else Mode(config.central.mode),

@@ -30,6 +30,9 @@ _DAEMON_OPTIONS = [
     ),
 ]  # fmt: skip
 
+_RECORD_OPTION = click.option(
+    "--record", type=click.Path(path_type=Path), help="Append what the protocol is given and answers to this file."
+)
 
 _NO_NEIGHBOURS = "a host that has not yet used an address of an anchor is served with a new prefix alone until it does"
 EXAMPLE_SECRET = b"replace me"  # how the secret in examples/config/domain.toml begins
@@ -43,7 +46,8 @@ def _daemon_options(command: Any) -> Any:
 
 @click.command()
 @_daemon_options
-def gateway(config: Path, check_config: bool, log: str, log_level: str) -> None:
+@_RECORD_OPTION
+def gateway(config: Path, check_config: bool, log: str, log_level: str, record: Path | None) -> None:
     """Run a gateway in the foreground.
 
     It needs the capabilities CAP_NET_ADMIN and CAP_NET_RAW. What it has put in the kernel outlives it: a restart takes
@@ -53,12 +57,13 @@ def gateway(config: Path, check_config: bool, log: str, log_level: str) -> None:
     _need("CAP_NET_ADMIN", "CAP_NET_RAW")
     from anchord.daemon.gateway import run
 
-    sys.exit(run(node))
+    sys.exit(run(node, record))
 
 
 @click.command()
 @_daemon_options
-def central(config: Path, check_config: bool, log: str, log_level: str) -> None:
+@_RECORD_OPTION
+def central(config: Path, check_config: bool, log: str, log_level: str, record: Path | None) -> None:
     """Run the central mobility database in the foreground.
 
     It needs the capability CAP_NET_RAW (for its Mobility Header socket).
@@ -67,7 +72,7 @@ def central(config: Path, check_config: bool, log: str, log_level: str) -> None:
     _need("CAP_NET_RAW")
     from anchord.daemon.central import run
 
-    sys.exit(run(node))
+    sys.exit(run(node, record))
 
 
 @click.command()
@@ -82,7 +87,8 @@ def directory(config: Path, check_config: bool, log: str, log_level: str) -> Non
 
 @click.command()
 @_daemon_options
-def lma(config: Path, check_config: bool, log: str, log_level: str) -> None:
+@_RECORD_OPTION
+def lma(config: Path, check_config: bool, log: str, log_level: str, record: Path | None) -> None:
     """Run a Local Mobility Anchor in the foreground: of plain Proxy Mobile IPv6, between operators, or both.
 
     It needs the capabilities CAP_NET_ADMIN and CAP_NET_RAW. What it has put in the kernel outlives it: a restart takes
@@ -92,7 +98,7 @@ def lma(config: Path, check_config: bool, log: str, log_level: str) -> None:
     _need("CAP_NET_ADMIN", "CAP_NET_RAW")
     from anchord.daemon.lma import run
 
-    sys.exit(run(node))
+    sys.exit(run(node, record))
 
 
 def _configured(path: Path, check_only: bool, log: str, log_level: str, role: str) -> NodeConfig:

@@ -1,0 +1,94 @@
+"""A protocol object that writes down everything it is given, before it works on it, and everything it answers.
+
+A line for each input and one for the outputs that followed: an input that brought the object down is in the file.
+Every line goes to the kernel as it is made, so that a crash of this process loses none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from ipaddress import IPv6Network
+from pathlib import Path
+from typing import Any
+
+from anchord.protocol.central import Central
+from anchord.protocol.gateway import Gateway
+from anchord.protocol.inputs import Input
+from anchord.protocol.lma import Lma
+from anchord.protocol.outputs import Output
+from anchord.protocol.timers import Instant
+from anchord.recording.values import dump
+
+FORMAT = 1
+LIMIT_BYTES = 1 << 30  # a recording ends here; the daemon goes on
+
+Recordable = Gateway | Central | Lma
+
+
+class Recorder:
+    """Stands before a protocol object, and does what that does."""
+
+    def __init__(
+        self, node: Recordable, path: Path, ended: Callable[[str], None], limit_bytes: int = LIMIT_BYTES
+    ) -> None:
+        """Appends to ``path``, which only its owner may read. ``ended`` is told why nothing more is. Raises OSError."""
+        self.node = node
+        self._ended = ended
+        self._limit = limit_bytes
+        self._left = limit_bytes
+        self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        size = os.fstat(self._fd).st_size
+        self._left -= size
+        if size and os.pread(self._fd, 1, size - 1) != b"\n":
+            os.write(self._fd, b"\n")  # the process before this one was cut off within a line
+        header = {"anchord-recording": FORMAT, "software": version("anchord")}
+        self._write(lambda: {**header, "role": type(node).__name__, "settings": dump(node.settings)})
+
+    def restore(self, journal: dict[str, dict[str, dict[str, Any]]], now: Instant) -> list[Output]:
+        """As the object's."""
+        self._write(lambda: {"do": "restore", "at": now, "journal": journal})
+        return self._answer(self.node.restore(journal, now))
+
+    def handle(self, event: Input, now: Instant) -> list[Output]:
+        """As the object's."""
+        self._write(lambda: {"do": "handle", "at": now, "input": dump(event)})
+        return self._answer(self.node.handle(event, now))
+
+    def handle_timers(self, now: Instant) -> list[Output]:
+        """As the object's."""
+        self._write(lambda: {"do": "timers", "at": now})
+        return self._answer(self.node.handle_timers(now))
+
+    def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
+        """As the object's, if it is one that revokes."""
+        assert not isinstance(self.node, Gateway)
+        self._write(lambda: {"do": "revoke", "at": now, "named": str(named), "prefix": not isinstance(named, str)})
+        names, outputs = self.node.revoke(named, now)
+        return names, self._answer(outputs)
+
+    def next_timer_s(self) -> float | None:
+        """As the object's."""
+        return self.node.next_timer_s()
+
+    def _answer(self, outputs: list[Output]) -> list[Output]:
+        self._write(lambda: {"out": dump(outputs)})
+        return outputs
+
+    def _write(self, make: Callable[[], dict[str, Any]]) -> None:
+        if self._fd is None:
+            return
+        try:
+            line = json.dumps(make()).encode() + b"\n"
+            if len(line) > self._left:
+                raise OSError(f"the limit of {self._limit} bytes is reached")
+            self._left -= len(line)
+            if os.write(self._fd, line) < len(line):
+                raise OSError("the disk is full")  # what is cut off is the last line: replay says so
+        except (OSError, ValueError, TypeError) as error:
+            # A recording helps to find errors; it must not be one.
+            os.close(self._fd)
+            self._fd = None
+            self._ended(str(error))
