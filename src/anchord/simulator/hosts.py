@@ -9,6 +9,7 @@ from random import Random
 from anchord.protocol.identity import mn_id_of_mac, session_key
 from anchord.protocol.outputs import Advertise
 from anchord.simulator.forwarding import upper
+from anchord.wire.neighbor import eui64_link_local
 
 DAD_S = 1.0
 # RFC 4862 section 5.5.3 (e): an advertisement may not cut what is left of a valid lifetime below this.
@@ -32,6 +33,7 @@ class Host:
     number: int
     mac: bytes
     key: str
+    link_local: IPv6Address
     idle: bool  # it sends nothing of itself
     place: tuple[IPv6Address, str] | None = None
     before: IPv6Address | None = None  # the gateway it was at last
@@ -84,9 +86,11 @@ class Host:
 
 
 def population(count: int, random: Random) -> list[Host]:
-    """Hosts that are nowhere yet."""
+    """Hosts that are nowhere yet. Not all make their link-local address of their MAC address (RFC 7217)."""
     hosts: list[Host] = []
     for number in range(1, count + 1):
         mac = bytes((0x06, 0, 0, 0, 0, number))
-        hosts.append(Host(number, mac, session_key(mn_id_of_mac(mac), mac), random.random() < 0.3))
+        opaque = IPv6Address(f"fe80::1:{number}")
+        link_local = opaque if random.random() < 0.5 else eui64_link_local(mac)
+        hosts.append(Host(number, mac, session_key(mn_id_of_mac(mac), mac), link_local, random.random() < 0.3))
     return hosts

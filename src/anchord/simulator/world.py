@@ -318,11 +318,12 @@ class World:
     # Hosts
 
     def frame(self, host: Host, solicited: bool = False, reassociated: bool = False, prefix: int | None = None) -> None:
-        """A host sends something; signs of life pass the filter, data may not."""
+        """A host sends something; signs of life pass the filter, data may not. Without a ``prefix``: no data."""
         if host.place is None or self._fades():
             return
         gateway, interface = host.place
-        address = None if prefix is None else host.address(prefix)
+        # What an access point says of a host shows no address; solicitations and reports are link-local.
+        address = None if reassociated else host.link_local if prefix is None else host.address(prefix)
         seen = HostSeen(interface, host.mac, address, solicited, reassociated)
         self.at(self.now_s + FRAME_S, self._seen, gateway, host, seen)
 
@@ -334,12 +335,12 @@ class World:
         if special or (seen.interface, seen.mac) not in process.filtered:
             self.feed(gateway, seen)
 
-    def solicit_neighbours(self, host: Host, prefix: int) -> None:
-        """A Neighbour Solicitation or Advertisement: whatever the filter says, it is heard."""
+    def solicit_neighbours(self, host: Host, address: IPv6Address) -> None:
+        """A Neighbour Solicitation or Advertisement for ``address``: whatever the filter says, it is heard."""
         if host.place is None or self._fades():
             return
         gateway, interface = host.place
-        seen = HostSeen(interface, host.mac, host.address(prefix))
+        seen = HostSeen(interface, host.mac, address)
         self.at(self.now_s + FRAME_S, self.feed, gateway, seen)
 
     def _on_link(self, address: IPv6Address, interface: str, mac: bytes) -> Host | None:
@@ -360,15 +361,14 @@ class World:
             return
         host.forget(self.now_s)
         for prefix in host.advertised(output, self.now_s):
-            self.at(self.now_s + self.random.random(), self.solicit_neighbours, host, prefix)
+            self.at(self.now_s + self.random.random(), self.solicit_neighbours, host, host.address(prefix))
 
     def _probe(self, address: IPv6Address, process: Process, output: Probe) -> None:
         host = self._on_link(address, output.interface, output.mac)
-        prefix = int(output.target) >> 64
         if host is not None:
             host.forget(self.now_s)
-            if prefix in host.addresses and host.address(prefix) == output.target:
-                self.solicit_neighbours(host, prefix)
+            if output.target in (host.link_local, *map(host.address, host.addresses)):
+                self.solicit_neighbours(host, output.target)
 
     def _filter(self, address: IPv6Address, process: Process, output: Ignore | Heed) -> None:
         place = (output.interface, output.mac)
