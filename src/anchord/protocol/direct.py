@@ -220,10 +220,12 @@ class Direct:
     def _is_news(self, session: Session, anchor: Anchor) -> bool:
         """Whether the CMD, which has answered meanwhile, has not told of ``anchor``. What it has told comes first."""
         known = {prefix for each in session.anchors for prefix in each.prefixes}
-        room = self._domain.limits.anchors_per_host - len(session.anchors)
-        if room <= 0:
-            self._core.counters.count("limit.prefixes")
-        return room > 0 and not known.issuperset(anchor.prefixes)
+        if known.issuperset(anchor.prefixes):
+            return False
+        if len(session.anchors) < self._domain.limits.anchors_per_host:
+            return True
+        self._core.counters.count("limit.prefixes")
+        return False
 
     def _ask_others(self, session: Session, named: Sequence[Anchor], now: Instant) -> None:
         """Whoever else is said to anchor something of the node speaks for itself."""
