@@ -135,6 +135,23 @@ def test_row_117_decision_13_a_refused_anchor_that_was_announced_is_withdrawn_at
     assert not binding.anchors, "a refresh does not bring it back"
 
 
+@every
+def test_decision_13_a_refused_anchor_hears_that_its_part_is_over_and_keeps_nothing(mode: Mode) -> None:
+    """Its kernel may still forward as it was told before, or take later what it has refused."""
+    domain = Domain(settings=domain_settings(mode=mode))
+    moved_along(domain, 1, 2)
+    (prefix,) = (session.prefix for session in domain.gw[1].sessions.values())
+    domain.kernel = lambda address, state: "no memory" if address == domain.address(1) and state.entries else None
+    domain.host_at(3, MAC)
+    domain.pass_time(1.0)
+    assert updates(domain, CENTRAL, domain.address(1))[-1].lifetime_s == 0
+    assert not domain.gw[1].sessions and prefix in domain.gw[1].resting()
+    assert not any(state.entries for state in domain.declared[domain.address(1)].values())
+    domain.sent.clear()
+    domain.pass_time(60.0)
+    assert not updates(domain, CENTRAL, domain.address(1))
+
+
 def test_decision_13_14_in_proxy_mode_a_silent_anchor_is_withdrawn_and_comes_back() -> None:
     domain = Domain()
     moved_along(domain, 1)

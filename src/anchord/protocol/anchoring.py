@@ -242,7 +242,9 @@ class AnchoringRole:
         session.serving = request.serving
         session.told_sequence = request.update.sequence
         session.ticks = max(session.ticks, request.ticks)
-        lifetime_s = request.update.lifetime_s * domain.timing.dead_man_lifetimes
+        # What a serving gateway asks for itself lasts no longer than it has asked for (RFC 6275 section 10.3.1). The
+        # CMD's word stops that timer, and leaves a dead-man timer (RFC 8885 section 3.5, decision 19).
+        lifetime_s = request.update.lifetime_s * (1.0 if request.direct else domain.timing.dead_man_lifetimes)
         session.expires_wall_s = now.wall_s + lifetime_s
         core.timers.set(("expire", session.key), now.monotonic_s + lifetime_s)
         self._note_others(request, session)

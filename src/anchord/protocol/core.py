@@ -167,9 +167,14 @@ class GatewayCore(Outbox):
     def listen(self, session: Session, listen_s: float, now: Instant) -> None:
         """Have the node's frames reported for ``listen_s``: they show which addresses it uses."""
         if session.interface is not None:
+            self.heed(session)
+            self.timers.set(("listen", session.key), now.monotonic_s + listen_s)
+
+    def heed(self, session: Session) -> None:
+        """Have the node's next frame reported."""
+        if session.interface is not None and session.ignored:
             session.ignored = False
             self.emit(Heed(session.interface, session.mac))
-            self.timers.set(("listen", session.key), now.monotonic_s + listen_s)
 
     def ignore(self, session: Session) -> None:
         """Spare us the node's data."""

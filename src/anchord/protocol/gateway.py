@@ -188,10 +188,10 @@ class Gateway:
             elif (
                 session is not None
                 and exchange.message.lifetime_s
-                and self._serving.is_doubtful(session, exchange.peer, now)
+                and self._serving.presence.is_doubtful(session, exchange.peer, now)
             ):
                 # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.
-                self._serving.hold(session, exchange.peer, now)
+                self._serving.presence.hold(session, exchange.peer, now)
             else:
                 if exchange.tries > 1:
                     self.counters.of(exchange.peer).repeated += 1
@@ -209,8 +209,8 @@ class Gateway:
         core, serving = self._core, self._serving
         return {
             "fallback": serving.unanswered,
-            "refresh": serving.refresh_due,
-            "probe": serving.probe,
+            "refresh": serving.presence.refresh_due,
+            "probe": serving.presence.probe,
             "directory": serving.directory_silent,
             "redeclare": self._of_session(lambda session, now: serving.redeclare(session)),
             "advertise": self._of_session(serving.advertise),
@@ -320,5 +320,5 @@ class Gateway:
 
     def _register_again(self, peer: IPv6Address, key: str, now: Instant) -> bool:
         """As before any refresh, the host has been heard lately or is asked: it may have left for another gateway."""
-        self._serving.refresh_due(key, now)
+        self._serving.presence.refresh_due(key, now)
         return True

@@ -260,6 +260,8 @@ class Telling:
         self.stop(exchange.peer, exchange.session)
         if binding is not None and anchor is not None:
             self.withdraw(binding, anchor, now)
+            # It may still forward to where it was told to before, or its kernel may take later what it has refused.
+            self.tell(binding, anchor, 0, now)
 
     def withdraw(self, binding: Binding, anchor: Anchor, now: Instant) -> None:
         """What ``anchor`` held for the node is gone; the serving gateway is told, if it knew (decision 14)."""
