@@ -310,6 +310,10 @@ class Gateway:
         An anchor without its journal would not believe us: without a CMD, what it anchored ends (``direct.py``).
         """
         told = [key for key, s in self.sessions.items() if s.phase is Phase.SERVING and peer == self._registrar(s)]
+        if peer == self.settings.domain.central:
+            for key in told:
+                # Should the host have left, nobody but us knows whom to tell that its session is over.
+                self.sessions[key].registered = False
         if told:
             self._again.start(peer, told, now)
 

@@ -431,8 +431,9 @@ class ServingRole:
     def _refresh(self, session: Session, now: Instant) -> None:
         """The node is there."""
         session.verified_s = now.monotonic_s
+        silent = self._registering is not None and self._finder.is_waiting(session)
         self._finder.refresh(session, now)
-        if self._registering is not None and not session.registered and not session.is_fixed:
+        if silent and not session.registered and not session.is_fixed:
             # Nobody else tells its anchors that it is still somewhere: their dead-man timers would free its prefixes.
             self._direct.refresh(session, now)
 
