@@ -191,6 +191,7 @@ class Gateway:
                 and self._serving.presence.is_doubtful(session, exchange.peer, now)
             ):
                 # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.
+                self._core.exchanges.withheld(exchange)
                 self._serving.presence.hold(session, exchange.peer, now)
             else:
                 if exchange.tries > 1:

@@ -181,36 +181,39 @@ class Checks:
     def _unreachable(self) -> Iterator[tuple[tuple[Host, int], str]]:
         """Prefixes that a host retains, and that do not work as they should: with the wired network, with other hosts.
 
-        At its anchor no tunnel is taken, elsewhere exactly one.
+        At its anchor no tunnel is taken, elsewhere exactly one; and no other anchor tunnels anything to where it is.
         """
-        kept = {host: self._retained(host) for host in self.world.hosts if host.place is not None}
-        for host, mine in kept.items():
+        works: list[tuple[Host, int]] = []
+        for host in self.world.hosts:
+            if host.place is None:
+                continue
             here = self._plane_of(host)
-            for prefix in mine:
+            for prefix in self._retained(host):
                 wanted = 0 if here.owns(prefix) else 1
-                for journey in self._both_ways(here, prefix):
-                    if not self._judge(journey, host, prefix) or len(journey.tunnels) != wanted:
-                        yield (host, prefix), _not_as(wanted, f"host{host.number}: {_text(prefix)}", journey)
-                for other, theirs in kept.items():
-                    if other is not host:
-                        yield from self._between(host, prefix, other, theirs)
+                ways = self._both_ways(here, prefix)
+                wrong = [j for j in ways if not self._judge(j, host, prefix) or len(j.tunnels) != wanted]
+                for journey in wrong:
+                    yield (host, prefix), _not_as(wanted, f"host{host.number}: {_text(prefix)}", journey)
+                if not wrong:
+                    works.append((host, prefix))
             for plane in self.world.core.planes:
                 for prefix in plane.leads_to(host.key, here.address):
                     if prefix not in here.uplink:
                         line = f"host{host.number} is at {here.name}, which makes nothing of {_text(prefix)}"
                         yield (host, prefix), f"{line}, tunnelled from {plane.name}"
+        for host, prefix in works:
+            for other, source in works:
+                if other is not host:
+                    yield from self._between(host, prefix, other, source)
 
-    def _between(
-        self, host: Host, prefix: int, other: Host, theirs: list[int]
-    ) -> Iterator[tuple[tuple[Host, int], str]]:
-        """What another host sends to this prefix. A gateway where both are takes the tunnel of neither."""
+    def _between(self, host: Host, prefix: int, other: Host, source: int) -> Iterator[tuple[tuple[Host, int], str]]:
+        """What another host sends to this prefix takes no more tunnels than both need for other packets."""
         there, here = self._plane_of(other), self._plane_of(host)
-        for source in theirs:
-            most = (not here.owns(prefix)) + (not there.owns(source))
-            journey = self.world.core.from_host(there, source, prefix, self.world.now_s)
-            if not self._judge(journey, host, prefix, source) or len(journey.tunnels) > most:
-                who = f"host{host.number}: {_text(prefix)} from {_text(source)} of host{other.number}"
-                yield (host, prefix), _not_as(most, who, journey)
+        most = (not here.owns(prefix)) + (not there.owns(source))
+        journey = self.world.core.from_host(there, source, prefix, self.world.now_s)
+        if not self._judge(journey, host, prefix, source) or len(journey.tunnels) > most:
+            who = f"host{host.number}: {_text(prefix)} from {_text(source)} of host{other.number}"
+            yield (host, prefix), _not_as(most, who, journey)
 
     def _retained(self, host: Host) -> list[int]:
         """What the host believes to have, and what its gateway believes it to have."""

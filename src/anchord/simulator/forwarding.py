@@ -63,6 +63,10 @@ class Plane:
         """Whether it lies in one of the pools."""
         return any(prefix >> (64 - length) == value for value, length in self.pools)
 
+    def takes_back(self, source: int | None) -> bool:
+        """Whether what came out of a tunnel, for nobody here, goes back to normal routing."""
+        return source is not None and self.owns(source)
+
     def install(self, state: HostState) -> list[int]:
         """Make it true; the prefixes that another host holds here already."""
         old = self.states.pop(state.host, _NOTHING)
@@ -187,8 +191,9 @@ class Core:
             journey.fate = Fate.LOOP
         elif host is not None:
             self._deliver(end, host, journey)
-        elif source is not None and end.owns(source):
-            end.used_s[source] = now_s
+        elif end.takes_back(source):
+            if source is not None:
+                end.used_s[source] = now_s
             self._route(end, source, to, journey, now_s, hops - 2)
         else:
             journey.fate = Fate.STALE
