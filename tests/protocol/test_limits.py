@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv6Network
 
 from domain import CENTRAL, Domain, domain_settings
 from test_direct import address_in
@@ -10,6 +11,9 @@ from test_idle import stays
 from test_roaming import MAC, acks, entries, roles
 
 from anchord.declared import LogicalRouter, Role
+from anchord.protocol.binding import MOST_RELEASED, Binding
+from anchord.protocol.groups import Anchor
+from anchord.protocol.identity import mn_id_of_mac
 from anchord.protocol.inputs import HostSeen
 from anchord.protocol.settings import Limits, Mode
 from anchord.wire.messages import BindingUpdate
@@ -30,6 +34,13 @@ def test_row_46_the_list_of_anchors_has_a_limit_while_none_of_them_answers() -> 
     domain.pass_time(60.0)
     assert not any(domain.gw[number].sessions for number in (1, 2, 3, 4)), "they have been told that it is over"
     assert roles(domain, 7)["2001:db8:a6"] == (Role.IMPORTED, domain.address(6))
+
+
+def test_what_was_given_up_is_remembered_within_a_limit() -> None:
+    binding = Binding("key", mn_id_of_mac(MAC), MAC, Anchor(CENTRAL, ()))
+    prefixes = [IPv6Network((0x2001_0DB8 << 96 | number << 64, 64)) for number in range(MOST_RELEASED + 5)]
+    binding.note_released(prefixes, 1000.0)
+    assert list(binding.released) == prefixes[5:]
 
 
 def test_row_74_an_anchor_that_gave_the_host_another_prefix_meanwhile_is_believed() -> None:
