@@ -13,9 +13,10 @@ from test_roaming import MAC, acks, roles, updates
 
 from anchord.declared import Role
 from anchord.protocol.central import Central
-from anchord.protocol.inputs import MessageReceived
+from anchord.protocol.exchange import ticks_of
+from anchord.protocol.inputs import MessageReceived, UseTold
 from anchord.protocol.outputs import Send
-from anchord.protocol.settings import CentralSettings, Mode
+from anchord.protocol.settings import CentralSettings, Finding, Mode
 from anchord.wire.messages import (
     BindingError,
     BindingUpdate,
@@ -24,7 +25,7 @@ from anchord.wire.messages import (
     UpdateNotification,
     UpdateNotificationAcknowledgement,
 )
-from anchord.wire.options import AnchoredPrefix, MobileNodeIdentifier, MobileNodeLinkLayerIdentifier
+from anchord.wire.options import AnchoredPrefix, MobileNodeIdentifier, MobileNodeLinkLayerIdentifier, Timestamp
 
 every = pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
 
@@ -332,3 +333,34 @@ def test_decision_26_what_was_given_up_or_is_somebody_elses_is_not_taken_over() 
         domain, prefix=str(mine.prefix), sequence=950, a=AnchoredPrefix(given_up), b=AnchoredPrefix(theirs)
     )
     assert [named(ack) for ack in ask(domain, message)] == [[]]
+
+
+def test_decision_18_an_anchor_that_is_told_of_the_same_place_meanwhile_is_let_go_all_the_same() -> None:
+    """What the CMD says to keep it alive crosses the question whether it may let go."""
+    domain = Domain()
+    moved_along(domain, 1, 2)
+    anchor = domain.address(1)
+    (key,) = domain.gw[1].sessions
+    domain.feed(anchor, UseTold(key, False))
+    last = updates(domain, CENTRAL, anchor)[-1]
+    stamp = Timestamp(ticks_of(domain.now.wall_s))
+    options = tuple(stamp if isinstance(option, Timestamp) else option for option in last.options)
+    again = replace(last, sequence=last.sequence + 1, options=options)
+    domain.feed(anchor, MessageReceived(CENTRAL, again))
+    domain.settle()
+    assert acks(domain, anchor, CENTRAL)[-1].status == 0
+    assert not domain.gw[1].sessions and not domain.declared[anchor][key].entries
+
+
+def test_decision_18_an_answer_that_an_anchor_gave_before_it_was_let_go_does_not_bring_it_back() -> None:
+    domain = Domain(settings=domain_settings(central=None, finding=Finding.ANCHOR_KNOWN), neighbours={2: (1,)})
+    moved_along(domain, 1, 2)
+    (key,) = domain.gw[1].sessions
+    assert domain.gw[2].sessions[key].anchors
+    domain.host_at(2, MAC, settle=False, solicited=True, reassociated=True)
+    domain.pass_time(0.01)
+    domain.feed(domain.address(1), UseTold(key, False))
+    (refresh,) = [at for at, (_, send) in enumerate(domain.wire) if send.destination == domain.address(1)]
+    domain.deliver(refresh)
+    domain.settle()
+    assert not domain.gw[1].sessions and not domain.gw[2].sessions[key].anchors

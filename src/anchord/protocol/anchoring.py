@@ -249,8 +249,10 @@ class AnchoringRole:
         core.timers.set(("expire", session.key), now.monotonic_s + lifetime_s)
         self._note_others(request, session)
         if not newer_here:
-            # Decision 17: at once, and whatever we had asked for earlier is void.
-            self._serving.abandon(session)
+            # Decision 17: at once, and whatever we had asked for while it was here is void. That we have asked the CMD
+            # to let us go is not: it knew where the node is.
+            if session.phase is not Phase.AWAY:
+                self._serving.abandon(session)
             session.phase = Phase.AWAY
             session.anchors, session.ages, session.fading = (), (), None
             if moved:
