@@ -19,8 +19,8 @@ HOST = IPv6Address("fe80::1234")
 CHAIN = {2: (1,), 3: (2,), 4: (3,), 1: (4,)}
 
 
-def alone(gateways: int = 4, neighbours: dict[int, tuple[int, ...]] | None = None) -> Domain:
-    settings = domain_settings(gateways, central=None, finding=Finding.ANCHOR_KNOWN)
+def alone(gateways: int = 4, neighbours: dict[int, tuple[int, ...]] | None = None, **changes: object) -> Domain:
+    settings = domain_settings(gateways, central=None, finding=Finding.ANCHOR_KNOWN, **changes)
     return Domain(gateways, settings, CHAIN if neighbours is None else neighbours)
 
 
@@ -270,8 +270,10 @@ def test_row_111_no_repetition_draws_back_a_host_that_has_left() -> None:
     assert any(who == domain.address(2) for who, _ in domain.probes)
 
 
-def test_row_111_a_host_that_answers_is_still_there_and_what_was_lost_is_repeated() -> None:
-    domain = alone()
+@pytest.mark.parametrize("rate", [1, 3])
+def test_row_26_111_a_host_that_answers_is_still_there_and_what_was_lost_is_repeated(rate: int) -> None:
+    """A repetition that waited for the host's answer has taken nothing of the rate."""
+    domain = alone(limits=Limits(max_update_rate=rate))
     domain.host_at(1, MAC)
     old = address_in(domain, 1)
     domain.lose = lambda sender, send: send.destination == domain.address(2)

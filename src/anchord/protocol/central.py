@@ -316,7 +316,17 @@ class Central(Outbox):
         binding.serving = serving
         binding.withheld = False
         binding.unsettle()
+        self._give_up_surplus(binding, now)
         return all(prefix in known for prefix in serving.prefixes)
+
+    def _give_up_surplus(self, binding: Binding, now: Instant) -> None:
+        """While no anchor answers no prefix can be withheld; the list has a limit all the same (RFC 8885 section 6)."""
+        while len(binding.anchors) > self._domain.limits.anchors_per_host:
+            oldest = binding.anchors[0]
+            binding.release(oldest, now.wall_s + self._domain.lifetimes.valid_s)
+            self._telling.dismiss(binding, oldest, now)
+            self.counters.count("limit.anchors")
+            self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(oldest.maar), cause="limit")
 
     def _keep_budget(self, binding: Binding, known: bool, now: Instant) -> None:
         """Decision 18 a: so many prefixes of a node live, given up ones included until its addresses are gone.

@@ -149,6 +149,13 @@ class Exchanges:
         exchange.hurried = True
         return self._offer(exchange, now)
 
+    def withheld(self, exchange: Exchange) -> None:
+        """What ``due`` gave out just now is not sent: it takes nothing of what may be."""
+        recent = self._recent.get((exchange.peer, exchange.session))
+        if recent:
+            recent.pop()
+        self._bucket_full_s -= 1.0 / self._limits.updates_per_s
+
     def go_on(self, exchange: Exchange, now: Instant) -> list[Output]:
         """Repeat what ``due`` gave out and its caller did not send; the next repetition is as far away as it was."""
         return self._offer(exchange, now)

@@ -114,9 +114,7 @@ class Gateway:
             core.emit(Persist("session", key, None))
             return
         core.open(session)
-        for anchor in session.anchors:
-            if anchor.router is not None:
-                core.router_macs[anchor.router.mac] = key
+        core.show(session, (anchor.router for anchor in session.anchors))
         left_s = max(session.expires_wall_s - now.wall_s, 0.0)
         if session.phase is Phase.REGISTERING:
             # The PBU may or may not have left. The lease stands; the next frame registers again.
@@ -193,6 +191,7 @@ class Gateway:
                 and self._serving.presence.is_doubtful(session, exchange.peer, now)
             ):
                 # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.
+                self._core.exchanges.withheld(exchange)
                 self._serving.presence.hold(session, exchange.peer, now)
             else:
                 if exchange.tries > 1:

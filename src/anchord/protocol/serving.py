@@ -338,9 +338,7 @@ class ServingRole:
                 core.timers.set(("fallback", session.key), now.monotonic_s + self._domain.timing.fallback_s)
         session.phase = Phase.SERVING
         session.serving = None
-        for anchor in anchors:
-            if anchor.router is not None:
-                core.router_macs[anchor.router.mac] = session.key
+        core.show(session, (anchor.router for anchor in anchors))
         if not session.registered:
             core.lives_on(session, self._domain.lifetimes.binding_s, now)
         core.declare(session, Continuation(session.key))

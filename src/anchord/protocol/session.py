@@ -69,6 +69,7 @@ class Session:
     confirmed_s: dict[IPv6Address, float] = field(default_factory=dict)  # monotonic; last PBA of who was asked directly
     told_sequence: int | None = None  # of the CMD's last update about it, when no timestamps are in use
     # The rest is not journalled: it is about this moment.
+    faces: tuple[bytes, ...] = ()  # MAC addresses of the routers that it was shown last besides ours
     heard_s: float = 0.0  # monotonic; last frame of the node
     attached_s: float = -1e9  # monotonic; when it was first heard on its interface
     verified_s: float = -1e9  # monotonic; when it was last found to be there, for a refresh
