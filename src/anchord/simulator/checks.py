@@ -165,6 +165,8 @@ class Checks:
                 self.violated(f"host{host.number} is at {here.name}, and served by {names}")
                 continue
             self._only_current_tunnels(host, here)
+            if not host.preferred(self.world.now_s):
+                self.violated(f"host{host.number} is at {here.name}, and has no preferred address")
         self._suspects = dict(self._unreachable())
         preferred = {host: host.preferred(self.world.now_s) for host in self.world.hosts}
         for (host, prefix), line in list(self._suspects.items()):

@@ -14,13 +14,14 @@ from anchord.simulator.process import Process
 from anchord.store.embedded import GRACE_S, TABLE, EmbeddedDirectory
 
 _LASTING = re.compile(
+    r"(.*\.)?("
     r"_timer_actions"  # what there is to do, not what is to be done
-    r"|.*counters\.(peers|local)"
-    r"|.*(exchanges|_exchanges)\.(_sequence|_reserved)"  # by peer
-    r"|.*(exchanges|_exchanges)\._recent"  # of the last second in which something left: at most a second's worth
-    r"|.*(_error_sent_s|mtus|understanding\._known|understanding\._asked)"  # by peer, and by interface
+    r"|_?counters\.(peers|local)"
+    r"|_?exchanges\.(_sequence|_reserved)"  # by peer
+    r"|_?exchanges\._recent"  # of the last second in which something left: no more than a second's worth
+    r"|_error_sent_s|mtus|understanding\.(_known|_asked)"  # by peer, and by interface
     r"|_life\.(_peers|_timers\.\w+)"  # heartbeats go on
-    r"|_reminding\._life\.(_peers|_timers\.\w+)"
+    r")"
 )
 _LASTING_ROWS = ("sequence", "life")  # tables about peers and the node itself
 

@@ -78,22 +78,28 @@ class Containers:
         self._found = [(owner, name, place, limit_of(place, limits)) for owner, name, place, _ in _lasting(node)]
         self._paths = [(owner, name, path) for owner, name, _, path in _lasting(node)]
         self._inner: dict[type, tuple[tuple[str, str, int], ...]] = {}
+        self._said: set[str] = set()
 
     def exceeded(self) -> list[str]:
-        """What is larger than it may be, a line each."""
+        """What is larger than it may be, a line each, once in the life of the object."""
         lines: list[str] = []
         for owner, name, place, limit in self._found:
             held = getattr(owner, name)
             if not held:
                 continue
             if len(held) > limit:
-                lines.append(f"{place} holds {len(held)}, limit {limit}")
+                self._say(place, len(held), limit, lines)
             for value in held.values() if type(held) is dict else held:
                 for inner, inner_place, inner_limit in self._inside(type(value)):
                     size = len(getattr(value, inner) or ())
                     if size > inner_limit:
-                        lines.append(f"{inner_place} holds {size}, limit {inner_limit}")
+                        self._say(inner_place, size, inner_limit, lines)
         return lines
+
+    def _say(self, place: str, size: int, limit: int, lines: list[str]) -> None:
+        if place not in self._said:
+            self._said.add(place)
+            lines.append(f"{place} holds {size}, limit {limit}")
 
     def left(self) -> Iterator[tuple[str, Any]]:
         """Those of the object itself that hold something: attributes on the way there, and the content."""
@@ -121,9 +127,9 @@ def _containers_of(kind: type) -> tuple[str, ...]:
 def _lasting(node: Any) -> Iterator[tuple[Any, str, str, str]]:
     """The containers of ``node`` and of the objects that it is made of: owner, attribute, name, and the way there."""
     seen: set[int] = set()
-    waiting = [(node, "")]
+    waiting = deque([(node, "")])
     while waiting:
-        owner, way = waiting.pop()
+        owner, way = waiting.popleft()
         if id(owner) in seen:
             continue
         seen.add(id(owner))

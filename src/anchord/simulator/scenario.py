@@ -168,7 +168,7 @@ def _domain(random: Random, kind: str, count: int, hosts: int) -> DomainSettings
         idle_release_s=random.choice((10.0, 30.0, 300.0)),
         heartbeat_s=random.choice((10.0, 60.0)),
     )
-    attaches_per_s, attach_burst = random.choice(((50.0, 200), (5.0, 10)))
+    attaches_per_s, attach_burst = random.choice(((50.0, 200), (1.0, 4)))
     limits = Limits(
         hosts=hosts,
         bindings=8 * hosts,
