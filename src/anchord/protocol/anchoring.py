@@ -261,8 +261,10 @@ class AnchoringRole:
         core.timers.set(("expire", session.key), now.monotonic_s + lifetime_s)
         self._note_others(request, session)
         if not newer_here:
-            # Decision 17: at once, and whatever we had asked for earlier is void.
-            self._serving.abandon(session)
+            if session.phase is not Phase.AWAY:
+                # Decision 17: at once, and whatever we had asked for earlier is void; but for a release (decision 18):
+                # should the CMD have granted that meanwhile, it knows of us no more.
+                self._serving.abandon(session)
             session.phase = Phase.AWAY
             session.anchors, session.ages, session.fading = (), (), None
             if moved:
