@@ -32,7 +32,7 @@ from anchord.protocol.reminding import Reminding
 from anchord.protocol.revoking import Revocation, Revoking, acknowledgement
 from anchord.protocol.settings import CentralSettings, GatewayInfo, Mode
 from anchord.protocol.telling import LEAST_LIFETIME_S, Telling
-from anchord.protocol.timers import Instant, Timers
+from anchord.protocol.timers import Clock, Instant, Timers
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingRevocationAcknowledgement,
@@ -68,6 +68,9 @@ class Central(Outbox):
         self._telling = Telling(domain, self._cache, self._exchanges, self._answering, self._notifying, self)
         self._reminding = Reminding(domain, self._cache, self._telling, self, is_bound)
         self._timers: Timers[tuple[str, str]] = Timers()
+        self._clocks: tuple[Clock, ...] = (
+            self._timers, self._exchanges, self._answering, self._notifying, self._reminding, self._revoking,
+        )  # fmt: skip
 
     @property
     def bindings(self) -> dict[str, Binding]:
@@ -129,11 +132,12 @@ class Central(Outbox):
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        clocks = (
-            self._timers, self._exchanges, self._answering, self._notifying, self._reminding, self._revoking,
-        )  # fmt: skip
-        times = [t for clock in clocks if (t := clock.next_s()) is not None]
-        return min(times) if times else None
+        next_s = None
+        for clock in self._clocks:
+            at_s = clock.next_s()
+            if at_s is not None and (next_s is None or at_s < next_s):
+                next_s = at_s
+        return next_s
 
     def handle_timers(self, now: Instant) -> list[Output]:
         """Everything that is due at ``now``."""

@@ -38,7 +38,7 @@ from anchord.protocol.revoked import RevokedRole
 from anchord.protocol.serving import ServingRole
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewaySettings
-from anchord.protocol.timers import Instant
+from anchord.protocol.timers import Clock, Instant
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingRevocationAcknowledgement,
@@ -66,6 +66,9 @@ class Gateway:
         # A CMD that lost its store hears of all hosts from all gateways at once: each takes its share.
         self._again = Again(domain.limits.updates_per_s / len(domain.gateways), self._register_again)
         self._new_mtu: Again[str] = Again(TOLD_MTU_PER_S, self._advertise_mtu)
+        self._clocks: tuple[Clock, ...] = (
+            self._core.timers, self._core.exchanges, self._life, self._again, self._new_mtu,
+        )  # fmt: skip
         self._timer_actions = self._on_timer()
 
     @property
@@ -172,9 +175,12 @@ class Gateway:
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        clocks = (self._core.timers, self._core.exchanges, self._life, self._again, self._new_mtu)
-        times = [t for clock in clocks if (t := clock.next_s()) is not None]
-        return min(times) if times else None
+        next_s = None
+        for clock in self._clocks:
+            at_s = clock.next_s()
+            if at_s is not None and (next_s is None or at_s < next_s):
+                next_s = at_s
+        return next_s
 
     def handle_timers(self, now: Instant) -> list[Output]:
         """Everything that is due at ``now``."""

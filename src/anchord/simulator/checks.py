@@ -65,14 +65,14 @@ class Checks:
         """No prefix has two hosts, at one gateway or at two."""
         for prefix in taken:
             self.violated(f"{plane.name}: {_text(prefix)} has two hosts, one of them {state.host}")
-        others = [each for each in self.world.core.planes if each is not plane]
+        host = state.host
         for entry in state.entries:
             prefix = upper(entry.prefix)
-            for other in others:
+            for other in self.world.core.planes:
                 for table in (other.hosts, other.uplink):
                     held = table.get(prefix)
-                    if held is not None and held[0] != state.host:
-                        self.violated(f"{_text(prefix)}: {state.host} at {plane.name}, another at {other.name}")
+                    if held is not None and held[0] != host and other is not plane:
+                        self.violated(f"{_text(prefix)}: {host} at {plane.name}, another at {other.name}")
 
     def watch(self) -> None:
         """No tunnel leads for long to a gateway where the host is not."""

@@ -89,8 +89,11 @@ class Containers:
                 continue
             if len(held) > limit:
                 self._say(place, len(held), limit, lines)
-            for value in held.values() if type(held) is dict else held:
-                for inner, inner_place, inner_limit in self._inside(type(value)):
+            values = held.values() if type(held) is dict else held
+            # What is in a container is all of one kind: mostly of one that contains nothing.
+            inside = self._inside(type(next(iter(values))))
+            for value in values if inside else ():
+                for inner, inner_place, inner_limit in inside:
                     size = len(getattr(value, inner) or ())
                     if size > inner_limit:
                         self._say(inner_place, size, inner_limit, lines)

@@ -23,10 +23,10 @@ class Links:
         self.network = Network(self.network.delay_s)
         self.cut = {}
 
-    def arrivals_s(self, way: tuple[IPv6Address, IPv6Address]) -> tuple[float, ...]:
-        """After how many seconds a message arrives; none: it does not, two: it does twice. ``way``: from and to."""
+    def arrivals_s(self, source: IPv6Address, destination: IPv6Address) -> tuple[float, ...]:
+        """After how many seconds a message arrives; none: it does not, two: it does twice."""
         network, random = self.network, self._random
-        if self.cut and way in self.cut:
+        if self.cut and (source, destination) in self.cut:
             self._faults["partition"] += 1
             return ()
         if network.loss and random.random() < network.loss:

@@ -45,7 +45,7 @@ from anchord.wire.header import decode, encode
 
 WATCH_S = 1.0  # between looks at all tunnels
 AUDIT_S = 5.0  # the kernel layer tries again what was refused
-LOOK_EVERY = 8  # inputs of a process between looks at all it holds
+LOOK_EVERY = 16  # inputs of a process between looks at all it holds
 DIRECTORY = IPv6Address("2001:db8:fd::1")
 Pair = tuple[IPv6Address, IPv6Address]
 
@@ -74,7 +74,7 @@ class World:
         self.directory: EmbeddedDirectory | None = self._new_directory()
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = 0
-        self._last_arrival_s: dict[Pair, float] = {}
+        self._last_arrival_s: dict[tuple[str, str], float] = {}  # by the names of both ends
         domain = scenario.domain
         planes: list[Plane] = []
         self.nodes: dict[IPv6Address, Process] = {}
@@ -224,8 +224,8 @@ class World:
         to = self.nodes.get(output.destination)
         if to is None:
             return
-        way = (process.address, to.address)
-        for delay_s in self.links.arrivals_s(way):
+        way = (process.name, to.name)
+        for delay_s in self.links.arrivals_s(process.address, to.address):
             at_s = self.now_s + delay_s
             if at_s < self._last_arrival_s.get(way, 0.0):
                 self.fault("reordering")
@@ -312,8 +312,9 @@ class World:
         if way in self.links.cut or (way[1], way[0]) in self.links.cut:
             self.fault("partition")
             return
-        at_s = max(self.now_s + self.links.network.delay_s, self._last_arrival_s.get(way, 0.0))
-        self._last_arrival_s[way] = at_s
+        ends = (str(way[0]), str(way[1]))
+        at_s = max(self.now_s + self.links.network.delay_s, self._last_arrival_s.get(ends, 0.0))
+        self._last_arrival_s[ends] = at_s
         self.at(at_s, call, *arguments)
 
     def _asked(self, process: Process, life: int, output: DirectoryGet | DirectoryPut) -> None:
