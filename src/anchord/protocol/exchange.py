@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
 from anchord.protocol.counters import Counters
@@ -231,10 +231,11 @@ class Exchanges:
             # It was right when the message was written; receivers compare it with their clock now.
             exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks)
         sequence, outputs = self.next_sequence(exchange.peer)
-        options = exchange.message.options
+        old, stamp = exchange.message, Timestamp(exchange.ticks)
+        options = old.options
         if exchange.ticks:
-            options = tuple(Timestamp(exchange.ticks) if isinstance(o, Timestamp) else o for o in options)
-        exchange.message = replace(exchange.message, sequence=sequence, options=options)
+            options = tuple([stamp if type(option) is Timestamp else option for option in options])
+        exchange.message = BindingUpdate(sequence, old.lifetime_s, old.flags, options)
         exchange.sequences.append(sequence)
         if len(exchange.sequences) > REMEMBERED_SEQUENCES:
             self._forget_sequence(key, exchange.sequences.pop(0))

@@ -132,6 +132,5 @@ def _is_proxy_update(update: BindingUpdate, unicast: bool) -> bool:
 
 
 def _count_malformed(counters: PeerCounters, message: Admitted) -> None:
-    for option in message.options:
-        if isinstance(option, MalformedOption):
-            counters.drop(f"malformed-option.{option.kind}")
+    for option in message.all(MalformedOption):
+        counters.drop(f"malformed-option.{option.kind}")

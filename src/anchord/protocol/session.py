@@ -22,7 +22,7 @@ from typing import Any
 from anchord.declared import HostState, LogicalRouter, PrefixEntry, Role
 from anchord.protocol.groups import Anchor, router_from_json, router_to_json
 from anchord.protocol.journal import address_text, prefix_text
-from anchord.wire.options import ALL_ZERO_PREFIX, MobileNodeIdentifier
+from anchord.wire.options import MobileNodeIdentifier
 
 
 class Phase(Enum):
@@ -83,7 +83,7 @@ class Session:
     @property
     def is_fixed(self) -> bool:
         """Whether all its prefixes are anchored at one LMA, whose MAG we are (RFC 5213)."""
-        return self.prefix == ALL_ZERO_PREFIX
+        return not self.prefix.prefixlen
 
     def note(self, address: IPv6Address) -> bool:
         """The node has used ``address``; False: as last time."""
