@@ -10,6 +10,7 @@ from test_idle import stays
 from test_roaming import MAC, acks, entries, roles
 
 from anchord.declared import LogicalRouter, Role
+from anchord.protocol.central import MOST_RELEASED
 from anchord.protocol.inputs import HostSeen
 from anchord.protocol.settings import Limits, Mode
 from anchord.wire.messages import BindingUpdate
@@ -103,3 +104,17 @@ def test_a_prefix_that_nobody_was_told_of_does_not_rest() -> None:
     domain.host_at(1, MAC)
     domain.pass_time(settings.lifetimes.binding_s + 1.0)
     assert not domain.gw[1].sessions and not domain.gw[1].resting()
+
+
+def test_decision_18_no_more_than_so_many_prefixes_that_were_given_up_are_remembered() -> None:
+    """While no anchor answers a host gets a prefix of each gateway, and gives one up for each."""
+    domain = Domain(settings=domain_settings(40, mode=Mode.RELAY, limits=Limits(anchors_per_host=2)))
+    domain.lose = lambda sender, send: sender == CENTRAL and isinstance(send.message, BindingUpdate)
+    for number in range(1, 41):
+        domain.host_at(number, MAC)
+        domain.pass_time(0.2)
+    (binding,) = domain.central.bindings.values()
+    assert len(binding.released) == MOST_RELEASED
+    assert domain.central.counters.local["limit.released"] == 37 - MOST_RELEASED
+    newest = next(iter(domain.gw[37].sessions.values())).prefix
+    assert newest in binding.released
