@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv6Network
 
 from domain import CENTRAL, Domain, domain_settings
 from test_direct import address_in
@@ -10,7 +11,9 @@ from test_idle import stays
 from test_roaming import MAC, acks, entries, roles
 
 from anchord.declared import LogicalRouter, Role
-from anchord.protocol.central import MOST_RELEASED
+from anchord.protocol.binding import MOST_RELEASED, Binding
+from anchord.protocol.groups import Anchor
+from anchord.protocol.identity import mn_id_of_mac
 from anchord.protocol.inputs import HostSeen
 from anchord.protocol.settings import Limits, Mode
 from anchord.wire.messages import BindingUpdate
@@ -31,6 +34,13 @@ def test_row_46_the_list_of_anchors_has_a_limit_while_none_of_them_answers() -> 
     domain.pass_time(60.0)
     assert not any(domain.gw[number].sessions for number in (1, 2, 3, 4)), "they have been told that it is over"
     assert roles(domain, 7)["2001:db8:a6"] == (Role.IMPORTED, domain.address(6))
+
+
+def test_what_was_given_up_is_remembered_within_a_limit() -> None:
+    binding = Binding("key", mn_id_of_mac(MAC), MAC, Anchor(CENTRAL, ()))
+    prefixes = [IPv6Network((0x2001_0DB8 << 96 | number << 64, 64)) for number in range(MOST_RELEASED + 5)]
+    binding.note_released(prefixes, 1000.0)
+    assert list(binding.released) == prefixes[5:]
 
 
 def test_row_74_an_anchor_that_gave_the_host_another_prefix_meanwhile_is_believed() -> None:
@@ -104,17 +114,3 @@ def test_a_prefix_that_nobody_was_told_of_does_not_rest() -> None:
     domain.host_at(1, MAC)
     domain.pass_time(settings.lifetimes.binding_s + 1.0)
     assert not domain.gw[1].sessions and not domain.gw[1].resting()
-
-
-def test_decision_18_no_more_than_so_many_prefixes_that_were_given_up_are_remembered() -> None:
-    """While no anchor answers a host gets a prefix of each gateway, and gives one up for each."""
-    domain = Domain(settings=domain_settings(40, mode=Mode.RELAY, limits=Limits(anchors_per_host=2)))
-    domain.lose = lambda sender, send: sender == CENTRAL and isinstance(send.message, BindingUpdate)
-    for number in range(1, 41):
-        domain.host_at(number, MAC)
-        domain.pass_time(0.2)
-    (binding,) = domain.central.bindings.values()
-    assert len(binding.released) == MOST_RELEASED
-    assert domain.central.counters.local["limit.released"] == 37 - MOST_RELEASED
-    newest = next(iter(domain.gw[37].sessions.values())).prefix
-    assert newest in binding.released

@@ -47,9 +47,6 @@ from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, 
 
 # Answer first, clean up later: the serving gateway has shown a node what it holds before it has to withdraw some of it.
 SURPLUS_S = 1.0
-# What was given up of a node and is remembered until the node forgets it, the oldest forgotten first. No host has more
-# addresses; one that moves faster than its anchors answer could have us remember any number.
-MOST_RELEASED = 32
 _UNCHANGED = HandoffIndicator(Handoff.UNCHANGED)
 
 
@@ -342,9 +339,6 @@ class Central(Outbox):
         the serving gateway's prefix already.
         """
         if binding.released:
-            for prefix in [*binding.released][:-MOST_RELEASED]:
-                del binding.released[prefix]
-                self.counters.count("limit.released")
             for prefix in binding.serving.prefixes:
                 known = binding.released.pop(prefix, None) is not None or known
         if known:

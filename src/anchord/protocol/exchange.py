@@ -227,8 +227,9 @@ class Exchanges:
         if exchange.ticks and exchange.tries:
             # RFC 5213 section 6.9.4 (4): a repetition carries the latest timestamp.
             exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks + 1)
-        elif exchange.ticks and now.monotonic_s > exchange.first_sent.monotonic_s:
-            # It was right when the message was written; receivers compare it with their clock now.
+        elif exchange.ticks and now.monotonic_s - exchange.first_sent.monotonic_s > self._timing.timestamp_window_s / 2:
+            # It was right when the message was written, and says when the node was here: whoever has heard it since is
+            # right. But receivers compare it with their clock now (RFC 5213 section 5.5).
             exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks)
         sequence, outputs = self.next_sequence(exchange.peer)
         old, stamp = exchange.message, Timestamp(exchange.ticks)

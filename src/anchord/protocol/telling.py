@@ -230,8 +230,8 @@ class Telling:
         self._cache.let_go(before.prefixes)
         self._cache.keep(binding)
         held = binding.prefixes()
-        until = now.wall_s + self._domain.lifetimes.valid_s
-        binding.released |= {prefix: until for prefix in before.prefixes if prefix not in held}
+        gone = [prefix for prefix in before.prefixes if prefix not in held]
+        binding.note_released(gone, now.wall_s + self._domain.lifetimes.valid_s)
         for prefix in held:
             binding.released.pop(prefix, None)
         self._out.report("anchor-corrected", mn=mn_id_text(binding.mn_id), anchor=str(before.maar))

@@ -165,7 +165,7 @@ class Checks:
                 self.violated(f"host{host.number} is at {here.name}, and served by {names}")
                 continue
             self._only_current_tunnels(host, here)
-            if not host.preferred(self.world.now_s):
+            if not any(held.preferred_until_s > self.world.now_s for held in host.addresses.values()):
                 self.violated(f"host{host.number} is at {here.name}, and has no preferred address")
         self._suspects = dict(self._unreachable())
         preferred = {host: host.preferred(self.world.now_s) for host in self.world.hosts}
