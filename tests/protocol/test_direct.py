@@ -11,7 +11,7 @@ from anchord.declared import Role
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Finding, Limits
-from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status, UpdateNotification
 from anchord.wire.options import ALL_ZERO_PREFIX, AnchoredPrefix, HomeNetworkPrefix, PreviousMaar
 
 MAC = bytes.fromhex("0255aa000001")
@@ -363,6 +363,47 @@ def test_a_neighbour_that_is_being_asked_is_not_asked_once_more_because_another_
     domain.host_at(3, MAC)
     assert anchors(domain, 3) == {domain.address(1), domain.address(2)}
     assert len(sent(domain, 3, 1, BindingUpdate)) == len(sent(domain, 3, 2, BindingUpdate)) == 1
+
+
+def overtaken() -> Domain:
+    """The host has gone from gw2 to gw3, and gw1 hears of that in the wrong order."""
+    domain = alone(neighbours={})
+    domain.host_at(1, MAC)
+    domain.pass_time(5.0)
+    old = address_in(domain, 1)
+    domain.skew[domain.address(2)] = 0.2  # its PBU carries a later time although it is earlier
+    domain.host_at(2, MAC, address=old, settle=False)
+    (late,) = domain.wire
+    domain.wire.clear()
+    domain.host_at(3, MAC, address=old)
+    assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(3))}
+    domain.wire.append(late)
+    domain.settle()
+    assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(2))}
+    return domain
+
+
+def test_two_gateways_that_ask_within_a_moment_the_one_that_has_the_host_is_right_whatever_the_timestamps_say() -> None:
+    domain = overtaken()
+    domain.pass_time(0.3)
+    assert {address for address, _ in domain.probes} == {domain.address(3)}
+    domain.host_at(3, MAC, address=HOST, solicited=True)
+    assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(3))}
+
+
+def test_two_gateways_that_ask_within_a_moment_the_one_that_the_host_has_left_does_not_insist() -> None:
+    domain = overtaken()
+    domain.sent.clear()
+    domain.pass_time(30.0)
+    assert not [message for message in sent(domain, 3, 1, BindingUpdate) if message.lifetime_s]
+
+
+def test_gateways_that_ask_one_after_the_other_are_believed_in_that_order() -> None:
+    domain = alone()
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+        domain.pass_time(5.0)
+    assert not [send for _, send in domain.sent if isinstance(send.message, UpdateNotification)]
 
 
 def test_an_anchor_that_answers_after_the_cmd_is_made_known_to_it() -> None:

@@ -13,11 +13,11 @@ from test_roaming import MAC, acks, roles, updates
 
 from anchord.declared import Role
 from anchord.protocol.central import Central
-from anchord.protocol.exchange import ticks_of
 from anchord.protocol.inputs import MessageReceived, UseTold
 from anchord.protocol.outputs import Send
 from anchord.protocol.settings import CentralSettings, Finding, Mode
 from anchord.wire.messages import (
+    BindingAcknowledgement,
     BindingError,
     BindingUpdate,
     NotificationFlag,
@@ -25,7 +25,7 @@ from anchord.wire.messages import (
     UpdateNotification,
     UpdateNotificationAcknowledgement,
 )
-from anchord.wire.options import AnchoredPrefix, MobileNodeIdentifier, MobileNodeLinkLayerIdentifier, Timestamp
+from anchord.wire.options import AnchoredPrefix, MobileNodeIdentifier, MobileNodeLinkLayerIdentifier, ServingMaar
 
 every = pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
 
@@ -101,6 +101,37 @@ def test_a_release_that_is_said_again_is_answered_again() -> None:
         message = registration(domain, prefix=str(prefix), lifetime_s=0, sequence=sequence)
         assert [(a.status, a.lifetime_s) for a in ask(domain, message)] == [(0, 0)]
         domain.pass_time(0.5)
+
+
+def test_decision_18_a_release_that_crosses_an_update_of_the_cmd_is_carried_out() -> None:
+    domain = Domain()
+    moved_along(domain, 1, 2)
+    (session,) = domain.gw[1].sessions.values()
+    said = {"prefix": str(session.prefix), "ServingMaar": ServingMaar(domain.address(2))}
+    crossing = registration(domain, sequence=990, **said)
+    domain.feed(domain.address(1), UseTold(session.key, False))
+    domain.deliver()
+    (granted,) = [item for item in domain.wire if isinstance(item[1].message, BindingAcknowledgement)]
+    domain.wire.clear()
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, crossing))
+    domain.install()
+    assert domain.gw[1].sessions
+    domain.wire.append(granted)
+    domain.settle()
+    assert not domain.gw[1].sessions and session.prefix in domain.gw[1].resting()
+
+
+def test_decision_18_an_anchor_that_never_heard_that_it_is_one_no_more_is_let_go_whenever_it_asks() -> None:
+    domain = Domain()
+    moved_along(domain, 1, 2)
+    (session,) = domain.gw[1].sessions.values()
+    asked = release(domain, 1)
+    ask(domain, asked, domain.address(1))
+    stays(domain, 2, domain.settings.lifetimes.valid_s + 310)
+    (binding,) = domain.central.bindings.values()
+    assert not binding.released
+    asked = registration(domain, prefix=str(session.prefix), lifetime_s=0, sequence=901)
+    assert [(ack.status, ack.lifetime_s) for ack in ask(domain, asked, domain.address(1))] == [(0, 0)]
 
 
 def test_row_83_a_release_older_than_the_hosts_return_is_refused() -> None:
@@ -333,23 +364,6 @@ def test_decision_26_what_was_given_up_or_is_somebody_elses_is_not_taken_over() 
         domain, prefix=str(mine.prefix), sequence=950, a=AnchoredPrefix(given_up), b=AnchoredPrefix(theirs)
     )
     assert [named(ack) for ack in ask(domain, message)] == [[]]
-
-
-def test_decision_18_an_anchor_that_is_told_of_the_same_place_meanwhile_is_let_go_all_the_same() -> None:
-    """What the CMD says to keep it alive crosses the question whether it may let go."""
-    domain = Domain()
-    moved_along(domain, 1, 2)
-    anchor = domain.address(1)
-    (key,) = domain.gw[1].sessions
-    domain.feed(anchor, UseTold(key, False))
-    last = updates(domain, CENTRAL, anchor)[-1]
-    stamp = Timestamp(ticks_of(domain.now.wall_s))
-    options = tuple(stamp if isinstance(option, Timestamp) else option for option in last.options)
-    again = replace(last, sequence=last.sequence + 1, options=options)
-    domain.feed(anchor, MessageReceived(CENTRAL, again))
-    domain.settle()
-    assert acks(domain, anchor, CENTRAL)[-1].status == 0
-    assert not domain.gw[1].sessions and not domain.declared[anchor][key].entries
 
 
 def test_decision_18_an_answer_that_an_anchor_gave_before_it_was_let_go_does_not_bring_it_back() -> None:

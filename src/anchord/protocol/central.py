@@ -399,9 +399,10 @@ class Central(Outbox):
         """An anchor gives up its own prefix, because nobody uses it (decision 18 b)."""
         gateway = request.gateway.address
         anchor = binding.anchor(gateway)
-        if anchor is None and all(prefix in binding.released for prefix in request.prefixes):
-            self._acknowledge(request, 0)  # once more
-        elif anchor is None or sorted(anchor.prefixes) != sorted(request.prefixes):
+        if anchor is None:
+            # It has no part in this, or no more: nothing changes but that it need not go on asking (decision 18).
+            self._acknowledge(request, 0)
+        elif sorted(anchor.prefixes) != sorted(request.prefixes):
             # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
             self.counters.of(gateway).drop("deregistration-not-serving")
         elif not self.settings.idle_release or anchor is binding.preferred(self._domain.mode):

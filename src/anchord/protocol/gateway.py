@@ -291,7 +291,7 @@ class Gateway:
         elif isinstance(message, BindingAcknowledgement):
             if not self._releasing.answered(event.source, message, now):
                 self._serving.acknowledged(event.source, message, now)
-        elif isinstance(message, UpdateNotification) and event.source == self.settings.domain.central:
+        elif isinstance(message, UpdateNotification) and self.settings.domain.central in (event.source, None):
             self._serving.notified(event.source, message, now)
         elif isinstance(message, BindingRevocationIndication):
             self._revoked.indicated(event.source, message, now)

@@ -299,7 +299,8 @@ class ServingRole:
     def notified(self, source: IPv6Address, notification: UpdateNotification, now: Instant) -> None:
         """The CMD has news of a node that we serve and wants it registered again (RFC 7077 section 4.1, decision 14).
 
-        Its answer to that registration is the news: the list of anchors, complete.
+        Its answer to that registration is the news: the list of anchors, complete. Where there is no CMD, it is an
+        anchor that another gateway has asked for the node a moment after us.
         """
         core, mn_id = self._core, notification.first(MobileNodeIdentifier)
         ll_id = notification.first(MobileNodeLinkLayerIdentifier)
@@ -313,8 +314,10 @@ class ServingRole:
             core.emit(Send(source, done))
         if session is None or session.phase is not Phase.SERVING:
             core.counters.of(source).drop("notification-not-serving")
-        elif notification.reason == NotificationReason.FORCE_REREGISTRATION:
+        elif notification.reason == NotificationReason.FORCE_REREGISTRATION and source == self._domain.central:
             self._finder.refresh(session, now)
+        elif any(anchor.maar == source for anchor in session.anchors):
+            self._doubt(session, now)
 
     def abandon(self, session: Session) -> None:
         """The node is elsewhere: nothing of what we do for it here goes on (decision 17)."""

@@ -62,6 +62,7 @@ class Session:
     answered_sequence: int = -1  # of the PBU whose PBAs are still additive (decision 12)
     address: IPv6Address | None = None  # the last that the node has used, but for link-local ones
     link_local: IPv6Address | None = None  # the last of these that it has used
+    own_address: IPv6Address | None = None  # the last of our own prefix that it has used
     asked: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # directly, since it came
     told_of_ours: tuple[IPv6Address, ...] = ()  # anchors that think, since it came, that it has our prefix
     unsettled: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # refused, to be asked again
@@ -88,18 +89,20 @@ class Session:
         """The node has used ``address``; False: as last time."""
         if address.is_link_local:
             known, self.link_local = self.link_local, address
-        else:
-            known, self.address = self.address, address
+            return known != address
+        if address in self.prefix:
+            self.own_address = address
+        known, self.address = self.address, address
         return known != address
 
     def askable(self) -> tuple[IPv6Address, ...]:
         """Addresses at which the node answers whether it is here: those it has shown and cannot have forgotten yet."""
-        found = () if self.link_local is None else (self.link_local,)
+        found = [address for address in (self.link_local, self.own_address) if address is not None]
         anchored = [*self.asked.values(), *(anchor.prefixes for anchor in self.anchors)]
-        held = (self.prefix, *self.released, *(prefix for prefixes in anchored for prefix in prefixes))
-        if self.address is None or not any(self.address in prefix for prefix in held):
-            return found
-        return (*found, self.address)
+        held = (*self.released, *(prefix for prefixes in anchored for prefix in prefixes))
+        if self.address is not None and any(self.address in prefix for prefix in held):
+            found.append(self.address)
+        return tuple(found)
 
     def forwarding(self, local_networks: tuple[IPv6Network, ...] = ()) -> HostState:
         """What should be true of this node in the kernel now; ``local_networks`` are those behind this gateway."""
@@ -150,6 +153,7 @@ class Session:
             "expires_wall_s": self.expires_wall_s,
             "address": None if self.address is None else address_text(self.address),
             "link_local": None if self.link_local is None else address_text(self.link_local),
+            "own_address": None if self.own_address is None else address_text(self.own_address),
         }
 
     @classmethod
@@ -180,4 +184,5 @@ class Session:
             expires_wall_s=value["expires_wall_s"],
             address=None if value["address"] is None else IPv6Address(value["address"]),
             link_local=None if value.get("link_local") is None else IPv6Address(value["link_local"]),
+            own_address=None if value.get("own_address") is None else IPv6Address(value["own_address"]),
         )
