@@ -6,6 +6,7 @@ Every line goes to the kernel as it is made, so that a crash of this process los
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from anchord.protocol.timers import Instant
 from anchord.recording.values import dump
 
 FORMAT = 1
+START = b'{"anchord-recording": '  # so begins every recording
 LIMIT_BYTES = 1 << 30  # a recording ends here; the daemon goes on
 
 Recordable = Gateway | Central | Lma
@@ -34,16 +36,19 @@ class Recorder:
     def __init__(
         self, node: Recordable, path: Path, ended: Callable[[str], None], limit_bytes: int = LIMIT_BYTES
     ) -> None:
-        """Appends to ``path``, which only its owner may read. ``ended`` is told why nothing more is. Raises OSError."""
+        """Appends to ``path``, which only its owner may read. ``ended`` is told why nothing more is.
+
+        Raises OSError, also for a file that is no recording, or that another process records into.
+        """
         self.node = node
         self._ended = ended
         self._limit = limit_bytes
-        self._left = limit_bytes
         self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        size = os.fstat(self._fd).st_size
-        self._left -= size
-        if size and os.pread(self._fd, 1, size - 1) != b"\n":
-            os.write(self._fd, b"\n")  # the process before this one was cut off within a line
+        try:
+            self._left = limit_bytes - _continue(self._fd, path)
+        except OSError:
+            os.close(self._fd)
+            raise
         header = {"anchord-recording": FORMAT, "software": version("anchord")}
         self._write(lambda: {**header, "role": type(node).__name__, "settings": dump(node.settings)})
 
@@ -92,3 +97,17 @@ class Recorder:
             os.close(self._fd)
             self._fd = None
             self._ended(str(error))
+
+
+def _continue(fd: int, path: Path) -> int:
+    """How long a recording is that is to be continued (bytes). Raises OSError for what must not be appended to."""
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until this process ends, however it does
+    except OSError as error:
+        raise OSError(f"{path}: another process records into it, expected a file of this daemon's own") from error
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, len(START), 0) != START:
+        raise OSError(f"{path}: is no recording, and was left as it is: expected one, or no file")
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        os.write(fd, b"\n")  # the process before this one was cut off within a line
+    return size
