@@ -15,11 +15,11 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from anchord.lab import addresses, config_files, readiness, state
+from anchord.lab import addresses, readiness
 from anchord.lab.addresses import AddressState
 from anchord.lab.domain import Domain
 from anchord.lab.namespaces import inside
-from anchord.lab.topology import VERBS, Gateway, Host, Topology, numbered_gateway
+from anchord.lab.topology import Gateway, Host, Topology, numbered_gateway
 
 ANCHORD = str(Path(sys.prefix, "bin", "anchord"))
 SERVED_S = 10.0
@@ -55,23 +55,6 @@ def topology(gateways: int, hosts: Mapping[str, str], **more: Any) -> Topology:
 def with_node(gateway: Gateway, **node: Any) -> Gateway:
     """A gateway with settings in its own configuration file."""
     return dataclasses.replace(gateway, node=node)
-
-
-def recorded(plain: Topology, lab: str, into: Path) -> Topology:
-    """The same, with daemons that record from their first start on, each into a file with its name."""
-
-    def with_recording(node: Any) -> Any:
-        config = config_files.node_file(state.LABS / lab, node.name)
-        verb = VERBS[plain.nodes()[node.name]]
-        program = (ANCHORD, verb, "--config", str(config), "--record", str(into / node.name))
-        return dataclasses.replace(node, program=program)
-
-    return dataclasses.replace(
-        plain,
-        gateways={name: with_recording(node) for name, node in plain.gateways.items()},
-        central=None if plain.central is None else with_recording(plain.central),
-        lmas={name: with_recording(node) for name, node in plain.lmas.items()},
-    )
 
 
 def show(domain: Domain, node: str, what: str) -> Any:

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from lab_scenes import ANCHORD, MODES, binding, move, recorded, show, topology, usable_address, wait_for
+from lab_scenes import ANCHORD, MODES, binding, move, show, topology, usable_address, wait_for
 
 from anchord.cli import main
 from anchord.lab.domain import Domain
-from anchord.lab.errors import LabError
 from anchord.lab.topology import Kind, Topology, numbered_lma
 
 MAC = "02:00:00:00:00:01"
@@ -40,23 +39,10 @@ def between(**domain: Any) -> Topology:
     )
 
 
-def is_ready(domain: Domain, node: str) -> bool:
-    try:
-        return bool(show(domain, node, "status")["ready"])
-    except (LabError, OSError):
-        return False
-
-
-def wait_ready(domain: Domain, *nodes: str) -> None:
-    for node in nodes:
-        wait_for(lambda node=node: is_ready(domain, node), f"{node} is ready")
-
-
 def start_again(domain: Domain, node: str) -> None:
     """After ``kill -9``."""
     domain.kill(node)
     domain.start(node)
-    wait_ready(domain, node)
 
 
 def daemons(domain: Domain) -> list[str]:
@@ -93,9 +79,8 @@ def comes_out_again(path: Path, starts: int) -> Counter[str]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_every_daemon_recorded_comes_out_again(lab_name: str, tmp_path: Path, mode: str) -> None:
-    with Domain.up(recorded(topology(3, {"mn1": "gw1"}, **MODES[mode]), lab_name, tmp_path), lab_name) as domain:
+    with Domain.up(topology(3, {"mn1": "gw1"}, **MODES[mode]), lab_name, recordings=tmp_path) as domain:
         nodes = daemons(domain)
-        wait_ready(domain, *nodes)
         central = "cmd" if "cmd" in nodes else None
         domain.wait_served("mn1", "gw1", 10)
         for gateway in ("gw2", "gw3"):
@@ -120,8 +105,7 @@ def test_what_every_daemon_recorded_comes_out_again(lab_name: str, tmp_path: Pat
 
 
 def test_what_an_lma_recorded_comes_out_again(lab_name: str, tmp_path: Path) -> None:
-    with Domain.up(recorded(between(), lab_name, tmp_path), lab_name) as domain:
-        wait_ready(domain, *daemons(domain))
+    with Domain.up(between(), lab_name, recordings=tmp_path) as domain:
         for host in ("mn1", "mn2"):
             domain.wait_served(host, "gw1", 10)
             move(domain, host, "gw2")
@@ -144,9 +128,8 @@ def test_what_was_recorded_until_hosts_had_left_comes_out_again(lab_name: str, t
     """Hosts are gone without a word: every session ends by lifetime, and the host is asked before."""
     plain = between(**SHORT) if mode == "lma" else topology(2, {"mn1": "gw1"}, **MODES[mode])
     short = dataclasses.replace(plain, domain={**plain.domain, **SHORT})
-    with Domain.up(recorded(short, lab_name, tmp_path), lab_name) as domain:
+    with Domain.up(short, lab_name, recordings=tmp_path) as domain:
         nodes = daemons(domain)
-        wait_ready(domain, *nodes)
         for host in domain.topology.hosts:
             domain.wait_served(host, "gw1", 10)
             move(domain, host, "gw2")

@@ -19,7 +19,6 @@ from pathlib import Path
 
 sys.path += [str(Path(__file__).parents[1] / each) for each in ("protocol", "lab")]
 
-import lab_scenes
 from domain import Domain
 
 from anchord.lab import bench
@@ -84,13 +83,10 @@ def protocol(rounds: int) -> Iterator[tuple[str, list[float], list[float]]]:
 
 def handovers(record: bool) -> dict[str, float]:
     """Medians of handovers with one old anchor, ms, in a lab made for them."""
-    name = f"ancost-{os.getpid()}"
-    topology = bench.topology(MOVES)
     with tempfile.TemporaryDirectory() as directory:
-        if record:
-            topology = lab_scenes.recorded(topology, name, Path(directory))
-        with Lab.up(topology, name, owner_pid=os.getpid()) as lab:
-            measured = bench.Bench(lab, Path(directory) / "captures", lambda _: None).run_one_series().handovers
+        into = Path(directory, "recordings") if record else None
+        with Lab.up(bench.topology(MOVES), f"ancost-{os.getpid()}", owner_pid=os.getpid(), recordings=into) as lab:
+            measured = bench.Bench(lab, Path(directory, "captures"), lambda _: None).run_one_series().handovers
     figures = {what: bench.every(what, measured) for what in ("old_flow_down", "old_flow_up", "ra_new")}
     figures["pbu_to_pba"] = [ms for handover in measured for ms in handover.anchor_ms.values()]
     return {f"{what}, ms": statistics.median(values) for what, values in figures.items()}

@@ -42,7 +42,8 @@ def replay(file: Path) -> None:
         click.echo("the recording was cut off where its process ended: what is whole was replayed")
     click.echo(f"{result.inputs} inputs, {result.outputs} outputs, {result.different} inputs answered differently")
     if result.first is not None:
-        click.echo(f"recorded with anchord {result.software or 'of no version'}, replayed with {version('anchord')}")
+        recorded = f"recorded with anchord {result.software}, " if result.software else ""
+        click.echo(f"{recorded}replayed with anchord {version('anchord')}")
         click.echo(_first_difference(result.first))
         sys.exit(1)
 
