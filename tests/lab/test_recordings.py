@@ -133,6 +133,8 @@ def test_what_was_recorded_until_hosts_had_left_comes_out_again(lab_name: str, t
         for host in domain.topology.hosts:
             domain.wait_served(host, "gw1", 10)
             move(domain, host, "gw2")
+        usable_address(domain, "mn1", "gw2")  # it has shown an address, which it can be asked for
+        for host in domain.topology.hosts:
             assert domain.exec(host, ["ip", "link", "set", "eth0", "down"]).returncode == 0
         for node in nodes:
             wait_for(lambda node=node: not show(domain, node, "bindings"), f"{node} has forgotten all hosts", 60)
