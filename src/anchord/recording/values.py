@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Hashable, Mapping, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from enum import Enum, Flag
 from functools import cache
 from ipaddress import IPv6Address, IPv6Network
@@ -33,40 +33,47 @@ def dump(value: Any) -> Any:
     kind = type(value)
     if kind in _AS_IT_IS:
         return value
+    as_json = _AS_JSON.get(kind)
+    if as_json is not None:
+        return as_json(value)
     if kind in _MESSAGES:
         return {"type": kind.__name__, "hex": encode(value).hex(), "text": _text(value)}
-    if dataclasses.is_dataclass(kind):
-        return {
-            "type": kind.__name__,
-            **{name: dump(getattr(value, name)) for name in _names(typing.cast("Hashable", kind))},
-        }
-    return _dump_other(value)
+    if issubclass(kind, Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return _dump_mapping(value)
+    return {"type": kind.__name__, **{name: dump(getattr(value, name)) for name in _names(kind)}}
 
 
-@cache
-def _names(kind: Hashable) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(typing.cast("type[Any]", kind)))
+def _dump_each(values: Iterable[Any]) -> list[Any]:
+    return [dump(each) for each in values]
 
 
-def _dump_other(value: Any) -> Any:
-    match value:
-        case Enum():
-            return value.name
-        case bytes():
-            return value.hex()
-        case IPv6Address() | IPv6Network():
-            return str(value)
-        case tuple() | list():
-            return [dump(each) for each in value]
-        case frozenset():
-            return sorted(map(dump, value))
-        case Mapping():
-            return {_key(key): dump(each) for key, each in value.items()}
-    raise TypeError(f"{type(value).__name__} cannot be recorded")
+def _dump_mapping(values: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(dump(key)): dump(each) for key, each in values.items()}
 
 
-def _key(key: Any) -> str:
-    return str(dump(key))
+# By the class itself: a recorder looks at fifty values for each input, and somebody may be waiting for the answer.
+_AS_JSON: dict[type, Callable[[Any], Any]] = {
+    bytes: bytes.hex,
+    IPv6Address: str,
+    IPv6Network: str,
+    tuple: _dump_each,
+    list: _dump_each,
+    frozenset: lambda values: sorted(map(dump, values)),
+    dict: _dump_mapping,
+}
+
+
+_FIELDS: dict[type[Any], tuple[str, ...]] = {}
+
+
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    """The fields of a dataclass. Raises TypeError for another class."""
+    names = _FIELDS.get(kind)
+    if names is None:
+        names = _FIELDS[kind] = tuple(field.name for field in dataclasses.fields(kind))
+    return names
 
 
 def _text(message: Any) -> str:
@@ -76,11 +83,7 @@ def _text(message: Any) -> str:
 
 
 def _fields(value: Any) -> str:
-    return " ".join(
-        f"{name}={_word(getattr(value, name))}"
-        for name in _names(typing.cast("Hashable", type(value)))
-        if name != "options"
-    )
+    return " ".join(f"{name}={_word(getattr(value, name))}" for name in _names(type(value)) if name != "options")
 
 
 def _word(value: Any) -> str:
