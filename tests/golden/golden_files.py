@@ -26,6 +26,7 @@ class Case:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._names: dict[IPv6Address, str] = {}
+        self._recorders: dict[str, Recorder] = {}
 
     def begin(self, domain: Domain) -> None:
         """From now on."""
@@ -50,10 +51,18 @@ class Case:
         domain.settle()
 
     def _recorded(self, node: Recordable, name: str) -> Recorder:
-        return Recorder(node, self._directory / f"{name}.raw", pytest.fail)
+        self._finish(name)
+        recorder = self._recorders[name] = Recorder(node, self._directory / f"{name}.raw", pytest.fail)
+        return recorder
+
+    def _finish(self, name: str) -> None:
+        if name in self._recorders:
+            self._recorders[name].next_timer_s()  # has it write what came last
 
     def end(self) -> None:
         """Make golden files of the recordings: without the version, an output a line, and the story beside them."""
+        for name in self._recorders:
+            self._finish(name)
         for raw in sorted(self._directory.glob("*.raw")):
             lines = [json.loads(line) for line in raw.read_text().splitlines()]
             raw.unlink()

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path += [str(Path(__file__).parents[1] / each) for each in ("protocol", "lab")]
 
@@ -38,25 +39,26 @@ class Timed:
         self.inputs = 0
         self.spent_ns = 0
 
-    def _timed(self, act: Callable[..., object], *given: object) -> object:
+    def _timed(self, act: Callable[..., Any], *given: object) -> Any:
         begin = time.thread_time_ns()  # others on the machine do not count
         done = act(*given)
         self.spent_ns += time.thread_time_ns() - begin
-        self.inputs += 1
         return done
 
-    def handle(self, *given: object) -> object:
+    def handle(self, *given: object) -> Any:
+        self.inputs += 1
         return self._timed(self.node.handle, *given)
 
-    def handle_timers(self, *given: object) -> object:
+    def handle_timers(self, *given: object) -> Any:
+        self.inputs += 1
         return self._timed(self.node.handle_timers, *given)
 
-    def next_timer_s(self) -> float | None:
-        return self.node.next_timer_s()
+    def next_timer_s(self) -> Any:
+        return self._timed(self.node.next_timer_s)
 
 
 def tour(directory: Path | None) -> dict[str, float]:
-    """Microseconds of processor time an input, by kind of node, while hosts roam; recorded into ``directory`` if there is one."""
+    """Microseconds of processor time an input, by kind of node, while hosts roam; ``directory``: recorded into it."""
     domain = Domain()
     timed: dict[str, list[Timed]] = {}
     for address, node in domain.nodes.items():

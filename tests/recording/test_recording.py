@@ -165,6 +165,21 @@ def test_the_next_process_appends_to_a_cut_recording(recordings: list[Path]) -> 
     assert after.cut and after.first is None and after.inputs > before.inputs
 
 
+def test_an_input_is_in_the_file_before_it_is_worked_on_and_outputs_when_nobody_waits(tmp_path: Path) -> None:
+    def written() -> list[str]:
+        return [next(iter(json.loads(line))) for line in (tmp_path / "r").read_text().splitlines()]
+
+    node = Recorder(Domain().central, tmp_path / "r", pytest.fail)
+    node.handle_timers(Instant(1.0, 1.0))
+    assert written() == ["anchord-recording", "do"]
+    node.next_timer_s()
+    assert written() == ["anchord-recording", "do", "out"]
+    node.handle_timers(Instant(2.0, 2.0))
+    with pytest.raises(ValueError, match="many"):
+        node.restore({"life": {"restart": {"counter": "many"}}}, Instant(3.0, 3.0))
+    assert written() == ["anchord-recording", "do", "out", "do", "out", "do"]
+
+
 def test_a_recording_ends_at_its_limit_and_the_node_goes_on(tmp_path: Path) -> None:
     domain, said = Domain(), list[str]()
     domain.nodes[CENTRAL] = Recorder(domain.central, tmp_path / "r", said.append, 8000)  # type: ignore[assignment]

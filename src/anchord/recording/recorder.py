@@ -1,7 +1,8 @@
 """A protocol object that writes down everything it is given, before it works on it, and everything it answers.
 
 A line for each input and one for the outputs that followed: an input that brought the object down is in the file.
-Every line goes to the kernel as it is made, so that a crash of this process loses none.
+Outputs are written when nobody waits for them any more: when the next timer is asked for, or the next input comes.
+Every line goes to the kernel as it is made, so that a crash of this process loses none but the outputs it was at.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Recorder:
         self.node = node
         self._ended = ended
         self._limit = limit_bytes
+        self._outputs: list[Output] | None = None  # still to be written
         self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._left = limit_bytes - _continue(self._fd, path)
@@ -54,33 +56,43 @@ class Recorder:
 
     def restore(self, journal: dict[str, dict[str, dict[str, Any]]], now: Instant) -> list[Output]:
         """As the object's."""
-        self._write(lambda: {"do": "restore", "at": now, "journal": journal})
+        self._begin(lambda: {"do": "restore", "at": now, "journal": journal})
         return self._answer(self.node.restore(journal, now))
 
     def handle(self, event: Input, now: Instant) -> list[Output]:
         """As the object's."""
-        self._write(lambda: {"do": "handle", "at": now, "input": dump(event)})
+        self._begin(lambda: {"do": "handle", "at": now, "input": dump(event)})
         return self._answer(self.node.handle(event, now))
 
     def handle_timers(self, now: Instant) -> list[Output]:
         """As the object's."""
-        self._write(lambda: {"do": "timers", "at": now})
+        self._begin(lambda: {"do": "timers", "at": now})
         return self._answer(self.node.handle_timers(now))
 
     def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
         """As the object's, if it is one that revokes."""
         assert not isinstance(self.node, Gateway)
-        self._write(lambda: {"do": "revoke", "at": now, "named": str(named), "prefix": not isinstance(named, str)})
+        self._begin(lambda: {"do": "revoke", "at": now, "named": str(named), "prefix": not isinstance(named, str)})
         names, outputs = self.node.revoke(named, now)
         return names, self._answer(outputs)
 
     def next_timer_s(self) -> float | None:
-        """As the object's."""
+        """As the object's. Whoever drives it has carried out the outputs by now."""
+        self._end()
         return self.node.next_timer_s()
 
+    def _begin(self, make: Callable[[], dict[str, Any]]) -> None:
+        self._end()
+        self._write(make)
+
     def _answer(self, outputs: list[Output]) -> list[Output]:
-        self._write(lambda: {"out": dump(outputs)})
+        self._outputs = outputs
         return outputs
+
+    def _end(self) -> None:
+        outputs, self._outputs = self._outputs, None
+        if outputs is not None:
+            self._write(lambda: {"out": dump(outputs)})
 
     def _write(self, make: Callable[[], dict[str, Any]]) -> None:
         if self._fd is None:
