@@ -171,8 +171,8 @@ def _node(header: dict[str, Any]) -> Recordable:
     try:
         node: Recordable = kind(load(header["settings"], settings))
     except RecordError as error:
-        software = header.get("software", "of another version")
-        raise RecordError(f"{error}: replay it with the version that recorded it, anchord {software}") from error
+        software = f", anchord {header['software']}" if "software" in header else ""
+        raise RecordError(f"{error}: replay it with the version that recorded it{software}") from error
     return node
 
 
