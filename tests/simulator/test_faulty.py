@@ -104,6 +104,13 @@ class OneHost(Plane):
         return super().install(replace(state, mac=bytes((6, 0, 0, 0, 0, 1))))
 
 
+class OtherLink(Plane):
+    """Everything is delivered to a link where nobody is."""
+
+    def install(self, state: HostState) -> list[int]:
+        return super().install(replace(state, interface="acc9"))
+
+
 class Stubborn(Plane):
     """What is tunnelled to one gateway is never tunnelled to another."""
 
@@ -163,6 +170,8 @@ class Full(Plane):
     [
         (TWO_HOSTS, OneHost, "reaches another host"),
         (PROXY, Stubborn, "has had a tunnel to"),
+        (PROXY, Stubborn, "has exported to"),
+        (TWO_HOSTS, OtherLink, "is delivered, wanted: delivered by 0 tunnels"),
         (PROXY, OneTable, "loops"),
         (PROXY, Keeping, "and served by gw"),
         (PROXY, Without, "and served by nobody"),

@@ -39,12 +39,15 @@ class Air:
 
     def reassociates(self, host: Host) -> None:
         """Its access point says so, in its name: a Layer 2 Update frame."""
-        self._sign(host, HostSeen(_interface(host), host.mac, reassociated=True))
+        self._always_heard(host, HostSeen(_interface(host), host.mac, reassociated=True))
 
     def comes_up(self, host: Host) -> None:
         """Its carrier was lost: it joins groups, asks whether its addresses are still its own, then for routers."""
         random, now_s = self._random, self.world.now_s
-        self._known(host, HostSeen(_interface(host), host.mac))  # a listener report, from the unspecified address
+        host.forget(now_s)
+        self._heard_if_new(
+            host, HostSeen(_interface(host), host.mac)
+        )  # a listener report, from the unspecified address
         own = (host.link_local, *(host.address(prefix) for prefix in host.addresses))
         asks = sorted((now_s + random.random() * FIRST_WORD_S, number) for number in range(len(own)))
         ready_s = asks[-1][0] + DAD_S
@@ -65,25 +68,25 @@ class Air:
 
     def solicits(self, host: Host) -> None:
         """A Router Solicitation, from the link-local address."""
-        self._sign(host, HostSeen(_interface(host), host.mac, host.link_local, solicited=True))
+        self._always_heard(host, HostSeen(_interface(host), host.mac, host.link_local, solicited=True))
 
     def shows(self, host: Host, address: IPv6Address) -> None:
         """A Neighbour Solicitation or Advertisement from one of its addresses, or for one that it is about to use."""
-        self._sign(host, HostSeen(_interface(host), host.mac, address))
+        self._always_heard(host, HostSeen(_interface(host), host.mac, address))
 
     def reports(self, host: Host) -> None:
         """A multicast listener report, from whoever has nothing else to say."""
-        self._known(host, HostSeen(_interface(host), host.mac, host.link_local))
+        self._heard_if_new(host, HostSeen(_interface(host), host.mac, host.link_local))
 
     def sends(self, host: Host, prefix: int) -> None:
         """Data."""
-        self._known(host, HostSeen(_interface(host), host.mac, host.address(prefix)))
+        self._heard_if_new(host, HostSeen(_interface(host), host.mac, host.address(prefix)))
 
-    def _sign(self, host: Host, seen: HostSeen) -> None:
+    def _always_heard(self, host: Host, seen: HostSeen) -> None:
         if host.place is not None and not self._fades():
             self.world.at(self.world.now_s + FRAME_S, self.world.feed, self.world.nodes[host.place[0]], seen)
 
-    def _known(self, host: Host, seen: HostSeen) -> None:
+    def _heard_if_new(self, host: Host, seen: HostSeen) -> None:
         if host.place is not None and not self._fades():
             self.world.at(self.world.now_s + FRAME_S, self._unless_filtered, self.world.nodes[host.place[0]], seen)
 
