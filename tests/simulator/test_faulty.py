@@ -36,6 +36,7 @@ from anchord.wire.options import MnIdSubtype, MobileNodeIdentifier, UnknownOptio
 # Seeds without faults of their own, by what they have.
 PROXY, ANCHOR_KNOWN, DIRECTORY = 50, 54, 28
 TWO_HOSTS = 52  # and two gateways
+MANY_GATEWAYS = 51  # six, one host, and a CMD
 FEW_ANCHORS = 4  # two, and four gateways
 # With faults: hosts that move faster than the signalling.
 HOSTILE = 45
@@ -267,7 +268,10 @@ def test_a_cmd_that_takes_more_anchors_than_the_domain_allows_is_found() -> None
         more = replace(settings.domain.limits, anchors_per_host=100)
         return Central(replace(settings, domain=replace(settings.domain, limits=more)))
 
-    assert found(play(scenario(1), central=make), "Binding.anchors holds")
+    made = scenario(MANY_GATEWAYS)
+    few = replace(made, domain=replace(made.domain, limits=replace(made.domain.limits, anchors_per_host=2)))
+    assert not play(few).violations
+    assert any("Binding.anchors holds" in line for line in play(few, central=make).violations)
 
 
 PEER = IPv6Address("2001:db8:f1::1")

@@ -101,6 +101,7 @@ class World:
             DirectoryPut: self._ask_directory,
             Report: self._report,
         }
+        trace.names = {address: process.name for address, process in self.nodes.items()}
         for process in self.nodes.values():
             self.start(process)
         self.at(WATCH_S, self._watch)
