@@ -3,6 +3,7 @@
     make mutants                                              all deliberate faults, 200 at random
     make mutants ARGS="--random 60 --seed 1 --jobs 2"
     make mutants ARGS="--only skip-the-timestamp-check"       faults whose name begins so, of either kind
+    make mutants ARGS="--state /tmp/mutants"                  go on where an interrupted run has stopped
 
 The deliberate faults are in ``deliberate.toml``; those at random are small slips in protocol/ and wire/
 (mutant_make.py). Each is put into a copy of the tree, alone, and everything that may notice it is run there, quickest
@@ -39,6 +40,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))
 
 from mutant_make import Mutant, chosen, function_line_at  # noqa: E402
+from mutant_state import State  # noqa: E402
 
 AREAS = ("protocol", "wire")
 TESTS = ("tests/protocol", "tests/wire", "tests/fuzz")
@@ -136,8 +138,8 @@ class Suite:
         self.simulated = tree.run(*SIMULATION[:-4], "--help")[0] == 0 and tree.run(*SIMULATION)[0] == 0
         print(f"the simulation is {'asked as well' if self.simulated else 'left out: not there, or failing by itself'}")
 
-    def order(self, fault: Fault) -> tuple[list[str], list[str]]:
-        """The tests to begin with, and all."""
+    def first(self, fault: Fault) -> list[str]:
+        """The tests to begin with: those that call the function with the fault, the quickest before the others."""
         concerned = [
             (said["seconds"], test)
             for test, said in self.called.items()
@@ -145,7 +147,7 @@ class Suite:
             and not any(name in test for name in DECODERS)
             and "tests/fuzz" not in test
         ]
-        return [test for _, test in sorted(concerned)[:FIRST]], list(TESTS)
+        return [test for _, test in sorted(concerned)[:FIRST]]
 
     def judge(self, tree: Tree, fault: Fault) -> Verdict:
         """Who notices it?"""
@@ -159,7 +161,8 @@ class Suite:
         return Verdict(fault, by, which, time.monotonic() - began)
 
     def _noticed(self, tree: Tree, fault: Fault) -> tuple[str | None, str]:
-        first, everything = self.order(fault)
+        first = self.first(fault)
+        everything = list(TESTS)
         for selected in (first, everything):
             if selected:
                 code, said = tree.tests(selected, PYTHONDONTWRITEBYTECODE="1")
@@ -169,6 +172,7 @@ class Suite:
                     continue  # a parameter in a test's name comes from what the fault has changed: nobody has tested
                 if code != 0:
                     return _who(said)
+                everything += [f"--deselect={test}" for test in first]
         if self.simulated:
             code, said = tree.run(*SIMULATION, PYTHONDONTWRITEBYTECODE="1")
             if code != 0:
@@ -231,24 +235,32 @@ def reasons() -> dict[str, str]:
     return {entry["name"]: entry["reason"] for entry in entries}
 
 
-def judged(faults: list[Fault], suite: Suite, trees: list[Tree]) -> list[Verdict]:
+def judged(faults: list[Fault], suite: Suite, trees: list[Tree], state: State) -> list[Verdict]:
     """All verdicts, told as they come."""
     free: Queue[Tree] = Queue()
     for tree in trees:
         free.put(tree)
 
     def judge(fault: Fault) -> Verdict:
+        earlier = state.found(fault.name, fault.contents)
+        if earlier is not None:
+            return Verdict(fault, *earlier)
         tree = free.get()
         try:
             verdict = suite.judge(tree, fault)
         finally:
             free.put(tree)
+        state.keep(fault.name, fault.contents, (verdict.by, verdict.which, verdict.took_s))
+        return verdict
+
+    def tell(verdict: Verdict) -> Verdict:
+        fault = verdict.fault
         caught = f"caught by {verdict.by}: {verdict.which}" if verdict.by else "SURVIVED"
         print(f"{fault.name}\n    {fault.what}\n    {caught} ({verdict.took_s:.1f} s)", flush=True)
         return verdict
 
     with ThreadPoolExecutor(len(trees)) as pool:
-        return list(pool.map(judge, faults))
+        return [tell(verdict) for verdict in pool.map(judge, faults)]
 
 
 def summary(verdicts: list[Verdict], known: dict[str, str]) -> int:
@@ -286,6 +298,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which ones")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at the same time")
     parser.add_argument("--only", default="", help="faults whose name begins so")
+    parser.add_argument("--state", type=Path, help="a file of verdicts: what is there is not tried again")
     parser.add_argument("--list", action="store_true", help="say what would be tried")
     options = parser.parse_args()
     faults = [*deliberate(), *at_random(options.random, options.seed)[options.skip :]]
@@ -298,7 +311,7 @@ def main() -> int:
         suite = Suite(trees[0])
         for tree in trees[1:]:
             tree.tests(["--collect-only", *TESTS])  # compiles everything, once
-        return summary(judged(faults, suite, trees), reasons())
+        return summary(judged(faults, suite, trees, State(options.state, trees[0].where)), reasons())
 
 
 if __name__ == "__main__":
