@@ -96,15 +96,17 @@ def test_an_old_update_of_the_cmd_is_refused_and_the_cmd_is_asked_for_nothing() 
 # What is remembered
 
 
-def test_decision_13_that_an_anchor_is_silent_survives_a_restart_of_the_cmd() -> None:
-    domain = Domain()
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
+def test_decision_13_that_an_anchor_is_silent_survives_a_restart_of_the_cmd(mode: Mode) -> None:
+    domain = domain_in(mode)
     moved_along(domain, 1)
     unheard(domain, 1)
     domain.host_at(2, MAC)
     domain.pass_time(8.0)
     domain.restart(CENTRAL)
-    domain.host_at(2, MAC, solicited=True, reassociated=True)
-    assert named(acks(domain, CENTRAL, domain.address(2))[-1]) == []
+    domain.host_at(3, MAC)
+    assert session_at(domain, 3).phase is Phase.SERVING, "nobody waits for it"
+    assert named(acks(domain, CENTRAL, domain.address(3))[-1]) == [domain.address(2)]
 
 
 @pytest.mark.parametrize("timestamps", [True, False])
