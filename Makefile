@@ -1,7 +1,7 @@
 # `make demo` and `make test` are all one needs, as root on Debian 12: both set the machine up first (scripts/setup.sh).
 # ARGS is passed on: make demo ARGS="--json out.json", make test ARGS="tests/wire -x".
 
-.PHONY: demo test conformance fuzz mutants lint pins clean
+.PHONY: demo test test-all conformance fuzz mutants lint pins clean
 
 demo:
 	@scripts/setup.sh run && exec .venv/bin/anchord demo $(ARGS)
@@ -9,6 +9,10 @@ demo:
 test:
 	@scripts/setup.sh test
 	@scripts/test.sh $(ARGS)
+
+# make test, and after it what takes long.
+test-all: test
+	@.venv/bin/pytest -m long
 
 # Runs every test that claims a row of docs/conformance.md and renews the page; fails when something there was not shown.
 conformance:

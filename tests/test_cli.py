@@ -72,7 +72,7 @@ def daemon(path: Path, *events: Mapping[str, object]) -> Iterator[None]:
         ready.set()
         while not finish.is_set():
             await asyncio.sleep(0.01)
-            if events and server.clients:
+            if events and server.monitors:
                 for event in events:
                     server.publish(event)
                 await asyncio.sleep(0.05)

@@ -72,7 +72,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     last = [item for item in items if item.path == HERE / _LAST]
     items[:] = [item for item in items if item not in last]
     collected = {item.path for item in items}
-    selected = config.option.keyword or config.option.markexpr or any("::" in name for name in config.args)
+    selected = config.option.keyword or any("::" in name for name in config.args)
+    selected = selected or config.option.markexpr not in ("", "not long")
     if selected or hasattr(config, "workerinput") or not collected >= set(HERE.glob("test_*.py")) - {HERE / _LAST}:
         partial = [item for item in last if item.get_closest_marker("all_labs") is not None]
         config.hook.pytest_deselected(items=partial)

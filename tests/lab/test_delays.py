@@ -181,7 +181,7 @@ def test_a_link_that_is_full_drops_and_counts(
 
 def test_the_benchmark_of_the_proxy_mode_with_delays() -> None:
     """No handover can be faster than its messages."""
-    rows = {row.name: row for row in bench_modes.run("proxy", True, 2, None, lambda _: None)}
+    rows = {row.name: row for row in bench_modes.run("proxy", 2, None, lambda _: None, delays=True, silent=True)}
     assert rows["handover.proxy.old_flow_down"].n == 2
     assert rows["handover.proxy.old_flow_down"].p50 > 22
     assert rows["handover.proxy.old_flow_up"].p50 > 23

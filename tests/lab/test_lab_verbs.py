@@ -29,7 +29,13 @@ def test_a_whole_life(lab_name: str, tmp_path: Path) -> None:
     path, name = tmp_path / "lab.toml", ("--name", lab_name)
     path.write_text(TOPOLOGY)
 
-    up = lab("up", str(path), *name, "--json")
+    refused = lab("up", str(path), *name, "--record", str(path))
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"anchord: {path}: File exists, expected a directory for recordings\n",
+    )
+    recordings = tmp_path / "new" / "recordings"
+    up = lab("up", str(path), *name, "--json", "--record", str(recordings))
     assert up.returncode == 0, up.stderr
     record = json.loads(up.stdout)
     assert record["points"]["access-gw1-b"] == [f"anchord-{lab_name}-sw", "p-gw1-b"]
@@ -77,6 +83,8 @@ def test_a_whole_life(lab_name: str, tmp_path: Path) -> None:
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     gone = lab("ps", *name)
     assert gone.returncode == 1 and f"no lab '{lab_name}'" in gone.stderr
+    starts = {file.name: file.read_text().count('"do": "restore"') for file in recordings.iterdir()}
+    assert starts == {"gw1": 1, "gw2": 2, "cmd": 2}
 
 
 def test_ctrl_c_while_a_lab_comes_up_leaves_nothing_of_it(lab_name: str) -> None:

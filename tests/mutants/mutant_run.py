@@ -43,7 +43,7 @@ from mutant_make import Mutant, chosen, function_line_at  # noqa: E402
 from mutant_state import State  # noqa: E402
 
 AREAS = ("protocol", "wire")
-TESTS = ("tests/protocol", "tests/wire", "tests/fuzz")
+TESTS = ("tests/protocol", "tests/wire", "tests/golden", "tests/fuzz")
 COPIED = ("src", "tests", "pyproject.toml", "README.md", "docs", "examples", "scripts", "Makefile")
 DECODERS = ("test_other_decoders", "test_pcapkit", "test_kernel_checksum")  # slow to load, and so not among the first
 RUN_S = 120.0  # the slowest of these runs takes a fifth of it

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -18,7 +25,9 @@ from anchord.protocol.lma import Lma
 from anchord.protocol.timers import Instant
 from anchord.recording.recorder import Recorder
 from anchord.recording.replay import replay
+from anchord.recording.values import RecordError
 
+TESTS = Path(__file__).parents[1]
 NAMES = {"gateway": "gw1", "central": "central", "lma": "home"}
 ACCESS = {"gateway": 'core = ["core0"]\naccess = ["acc0"]\n', "central": "", "lma": 'core = ["core0"]\n'}
 DOMAIN_TOML = """
@@ -55,6 +64,10 @@ def recordings(tmp_path: Path) -> list[Path]:
     return sorted(tmp_path.iterdir())
 
 
+def write(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("\n".join(lines) + "\n")
+
+
 def run(path: Path) -> Result:
     return CliRunner().invoke(main, ["replay", str(path)])
 
@@ -72,13 +85,60 @@ def test_a_changed_output_is_reported_with_its_input(recordings: list[Path]) -> 
     lines = recordings[0].read_text().splitlines()
     at = next(i for i, line in enumerate(lines) if '"Send"' in line and '"out"' in line)
     changed = json.loads(lines[at])
-    next(output for output in changed["out"] if output["type"] == "Send")["destination"] = "2001:db8::bad"
+    number = next(i for i, output in enumerate(changed["out"], 1) if output["type"] == "Send")
+    changed["out"][number - 1]["destination"] = "2001:db8::bad"
     lines[at] = json.dumps(changed)
-    recordings[0].write_text("\n".join(lines) + "\n")
+    write(recordings[0], lines)
     told = run(recordings[0])
     assert told.exit_code == 1
-    assert "1 inputs answered differently" in told.output and f"at input {at // 2}" in told.output
-    assert "2001:db8::bad" in told.output
+    assert (
+        "1 inputs answered differently" in told.output and f"recorded with anchord {version('anchord')}" in told.output
+    )
+    assert f"at line {at}, input {(at + 1) // 2}:" in told.output  # the line above the outputs; the first is no input
+    given = json.loads(lines[at - 1])
+    assert f"monotonic {given.pop('at')[0]:.6f} s" in told.output and "2023-11-14 22:13:20" in told.output
+    assert json.dumps(given) in told.output
+    assert f"output {number} of it was recorded as" in told.output and "which differs in destination\n" in told.output
+    assert "2001:db8::bad" in told.output and str(CENTRAL) in told.output
+
+
+def test_an_output_that_is_missing_or_too_many_is_reported(recordings: list[Path]) -> None:
+    lines = recordings[0].read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if '"Send"' in line and '"out"' in line)
+    outputs = json.loads(lines[at])["out"]
+    write(recordings[0], [*lines[:at], json.dumps({"out": outputs[:-1]}), *lines[at + 1 :]])
+    assert f"output {len(outputs)} of it was recorded as\n  no output\n" in run(recordings[0]).output
+    write(recordings[0], [*lines[:at], json.dumps({"out": [*outputs, *outputs]}), *lines[at + 1 :]])
+    assert "and now is\n  no output\n" in run(recordings[0]).output
+
+
+def test_outputs_may_be_on_lines_of_their_own(recordings: list[Path]) -> None:
+    lines = [json.loads(line) for line in recordings[0].read_text().splitlines()]
+    assert any(len(line.get("out", ())) > 1 for line in lines)
+    single = [{"out": [each]} for line in lines for each in line.get("out", ())]
+    split: list[dict[str, object]] = []
+    for line in lines:
+        split += [single.pop(0) for _ in line["out"]] if line.get("out") else [line]
+    whole = replay(recordings[0])
+    write(recordings[0], map(json.dumps, split))
+    assert replay(recordings[0]) == whole and whole.first is None
+
+
+def test_the_words_beside_a_message_are_not_compared(recordings: list[Path]) -> None:
+    text = recordings[0].read_text()
+    assert "HomeNetworkPrefix prefix=" in text
+    recordings[0].write_text(text.replace("HomeNetworkPrefix prefix=", "prefix of the host: "))
+    assert replay(recordings[0]).first is None
+
+
+def test_an_input_that_brings_the_object_down_is_told_with_its_traceback(recordings: list[Path]) -> None:
+    header, restore, *rest = recordings[0].read_text().splitlines()
+    no_counter = {**json.loads(restore), "journal": {"life": {"restart": {"counter": "many"}}}}
+    write(recordings[0], [header, json.dumps(no_counter), *rest])
+    told = run(recordings[0])
+    assert told.exit_code == 1
+    assert "Traceback" in told.output and "peerlife.py" in told.output and "'many'" in told.output
+    assert f"{recordings[0]}: line 2, input 1 brings the object down" in told.output
 
 
 def test_an_input_left_out_is_noticed(recordings: list[Path]) -> None:
@@ -105,6 +165,21 @@ def test_the_next_process_appends_to_a_cut_recording(recordings: list[Path]) -> 
     assert after.cut and after.first is None and after.inputs > before.inputs
 
 
+def test_an_input_is_in_the_file_before_it_is_worked_on_and_outputs_when_nobody_waits(tmp_path: Path) -> None:
+    def written() -> list[str]:
+        return [next(iter(json.loads(line))) for line in (tmp_path / "r").read_text().splitlines()]
+
+    node = Recorder(Domain().central, tmp_path / "r", pytest.fail)
+    node.handle_timers(Instant(1.0, 1.0))
+    assert written() == ["anchord-recording", "do"]
+    node.next_timer_s()
+    assert written() == ["anchord-recording", "do", "out"]
+    node.handle_timers(Instant(2.0, 2.0))
+    with pytest.raises(ValueError, match="many"):
+        node.restore({"life": {"restart": {"counter": "many"}}}, Instant(3.0, 3.0))
+    assert written() == ["anchord-recording", "do", "out", "do", "out", "do"]
+
+
 def test_a_recording_ends_at_its_limit_and_the_node_goes_on(tmp_path: Path) -> None:
     domain, said = Domain(), list[str]()
     domain.nodes[CENTRAL] = Recorder(domain.central, tmp_path / "r", said.append, 8000)  # type: ignore[assignment]
@@ -115,21 +190,120 @@ def test_a_recording_ends_at_its_limit_and_the_node_goes_on(tmp_path: Path) -> N
     assert len(domain.central.bindings) == 1 and replay(tmp_path / "r").first is None
 
 
-@pytest.mark.parametrize("content", [b"", b"\x7fELF\0", b"[]\n", b'{"a": 1}\n', b'{"anchord-recording": 99}\n'])
-def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "empty, expected a file that a daemon wrote with --record"),
+        (b"\x7fELF\0", "no recording of anchord"),
+        (b"[]\n", "no recording of anchord"),
+        (b'{"anchord-recording": 99}\n', "line 1: format 99, expected 1"),
+        (b'{"anchord-recording": 1}\n', "line 1: has no 'role'"),
+        (b'{"anchord-recording": 1, "role": "Directory"}\n', "role 'Directory', expected one of Gateway, Central, Lma"),
+        (b'{"anchord-recording": ', "line 1: no JSON"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
     path = tmp_path / "other"
     path.write_bytes(content)
     told = run(path)
-    assert told.exit_code == 1 and str(path) in told.output
+    assert told.exit_code == 1 and told.output.startswith(f"anchord: {path}: ") and why in told.output
 
 
-def test_a_field_that_nobody_knows_is_refused(recordings: list[Path]) -> None:
+def test_a_file_that_cannot_be_read_is_told_by_name(tmp_path: Path) -> None:
+    assert run(tmp_path / "none").output == f"anchord: {tmp_path / 'none'}: No such file or directory\n"
+    assert run(tmp_path).output == f"anchord: {tmp_path}: Is a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"novelty": 1}, "GatewaySettings has no 'novelty' in this version"),
+        ({"mtu": None}, "GatewaySettings has 'mtu' in this version, which is not in the recording"),
+        ({"type": "CentralSettings"}, "'CentralSettings' where GatewaySettings should be"),
+    ],
+)
+def test_settings_of_another_version_or_role_are_refused(
+    recordings: list[Path], change: dict[str, object], why: str
+) -> None:
     header, *rest = recordings[0].read_text().splitlines()
     changed = json.loads(header)
-    changed["settings"]["novelty"] = 1
-    recordings[0].write_text("\n".join([json.dumps(changed), *rest]) + "\n")
+    changed["settings"] |= change
+    changed["settings"] = {key: each for key, each in changed["settings"].items() if key != "mtu" or each}
+    changed["software"] = "9.8.7"
+    write(recordings[0], [json.dumps(changed), *rest])
     told = run(recordings[0])
-    assert told.exit_code == 1 and "novelty" in told.output
+    assert told.exit_code == 1 and f"{recordings[0]}: line 1: " in told.output and why in told.output
+    assert "replay it with the version that recorded it, anchord 9.8.7" in told.output
+
+
+def test_an_input_of_another_role_is_refused(recordings: list[Path]) -> None:
+    gateway, central = (path.read_text().splitlines() for path in (recordings[0], recordings[-1]))
+    at = next(i for i, line in enumerate(central) if '"revoke"' in line)
+    write(recordings[0], [gateway[0], *central[at : at + 2]])
+    assert "line 2: 'revoke' is nothing that can be done to a Gateway" in run(recordings[0]).output
+
+
+def test_damage_in_the_middle_is_no_end(recordings: list[Path]) -> None:
+    header, *lines = recordings[0].read_text().splitlines()
+    for damaged, why in (
+        (["{", *lines], "line 2: no JSON"),
+        (lines[1:], "line 2: outputs without an input"),
+        ([lines[0], *lines], "line 3: an input where outputs should be"),
+    ):
+        write(recordings[0], [header, *damaged])
+        told = run(recordings[0])
+        assert told.exit_code == 1 and f"{recordings[0]}: {why}" in told.output
+
+
+def needed(path: Path) -> int:
+    """How many bytes it takes at once to replay a file that is none, or that is one."""
+    tracemalloc.start()
+    try:
+        with suppress(RecordError):
+            replay(path)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_huge_file_takes_no_more_memory_than_a_small_one(recordings: list[Path], tmp_path: Path) -> None:
+    lines = recordings[0].read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if '"restore"' in line)
+    again = "\n".join(lines[at : at + 2]) + "\n"  # the same start, over and over
+    sizes = []
+    for count in (50, 5000):
+        recordings[0].write_text(lines[0] + "\n" + again * count)
+        sizes.append(needed(recordings[0]))
+    assert recordings[0].stat().st_size > 8 * sizes[1]
+    assert sizes[1] < 1.2 * sizes[0]
+    with (tmp_path / "sparse").open("wb") as other:  # one line of a gigabyte
+        other.truncate(1 << 30)
+    assert needed(tmp_path / "sparse") < sizes[0]
+
+
+def test_a_daemon_writes_into_no_file_that_is_no_recording(tmp_path: Path) -> None:
+    path = tmp_path / "domain.toml"
+    path.write_text('name = "test"\n')
+    with pytest.raises(OSError, match=r"domain\.toml: is no recording, and was left as it is"):
+        Recorder(Domain().central, path, pytest.fail)
+    assert path.read_text() == 'name = "test"\n'
+
+
+def test_a_file_that_another_process_records_into_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    hold = "import sys; from protocol.domain import Domain; from anchord.recording.recorder import Recorder; "
+    hold += "r = Recorder(Domain().central, sys.argv[1], print); print('held', flush=True); sys.stdin.read()"
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": TESTS}
+    with subprocess.Popen([sys.executable, "-c", hold, str(path)], **pipes) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        before = path.read_bytes()
+        with pytest.raises(OSError, match="another process records into it"):
+            Recorder(Domain().central, path, pytest.fail)
+        assert path.read_bytes() == before
+        other.kill()
+        other.wait()
+    Recorder(Domain().central, path, pytest.fail).handle_timers(Instant(1.0, 1.0))
+    assert replay(path).inputs == 1
 
 
 @pytest.mark.parametrize("role", ["gateway", "central", "lma"])

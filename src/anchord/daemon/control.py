@@ -96,6 +96,11 @@ class ControlServer:
         """How many are connected, monitors included."""
         return len(self._clients)
 
+    @property
+    def monitors(self) -> int:
+        """How many of them follow what happens."""
+        return len(self._monitors)
+
     async def start(self) -> None:
         """Listen. A socket file that a dead daemon left is replaced. Raises ControlError if a daemon answers there."""
         try:

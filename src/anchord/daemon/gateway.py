@@ -41,6 +41,7 @@ from anchord.store.interface import StoreError
 from anchord.store.sqlite import SqliteStore
 
 FILTER_S = 0.005  # a change of the filter waits so long: answer first
+GREET_S = 0.5  # after a new host, and at most once in this time, an access interface says who it is
 
 
 def run(config: NodeConfig, record: Path | None = None) -> int:
@@ -67,6 +68,7 @@ class GatewayDaemon:
         self._heard_hello: dict[str, asyncio.TimerHandle] = {}
         self._filtering: dict[tuple[str, bytes], asyncio.TimerHandle] = {}
         self._gateway_macs: set[bytes] = set()
+        self._greeting: set[str] = set()  # access interfaces where a hello is due because of a new host
         self._asked_use: list[AskUse] = []
         self._gone: set[str] = set()  # access interfaces that do not exist at present
         self._ready = False
@@ -161,6 +163,14 @@ class GatewayDaemon:
         if host in self._filtering:
             self._filtering.pop(host).cancel()
         self._filtering[host] = asyncio.get_running_loop().call_later(FILTER_S, self._filter_now, host, change)
+        if isinstance(output, Ignore) and output.interface not in self._greeting:
+            # It may be no host but a router of another gateway, if our segments have become one: each says who it is.
+            self._greeting.add(output.interface)
+            asyncio.get_running_loop().call_later(GREET_S, self._greet, output.interface)
+
+    def _greet(self, interface: str) -> None:
+        self._greeting.discard(interface)
+        self._access[interface].say_hello()
 
     def _filter_now(self, host: tuple[str, bytes], change: Callable[[bytes], None]) -> None:
         del self._filtering[host]

@@ -152,8 +152,10 @@ def run(moves: int, keep: Path | None, say: Callable[[str], None]) -> list[Row]:
 class Bench:
     """A benchmark in a running domain."""
 
-    def __init__(self, domain: Domain, captures: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, domain: Domain, captures: Path, say: Callable[[str], None], silent: bool = False) -> None:
+        """``silent``: the access switch does not announce hosts, so that a handover begins with a packet of theirs."""
         self._domain = domain
+        self._silent = silent
         self._captures = captures
         self._say = say
         self._hosts = list(domain.topology.hosts)
@@ -230,7 +232,7 @@ class Bench:
         self._agent.call("open", connection=number, seed=number, **arguments)
         self._agent.call("stream", connection=number, mbit_s=TRANSFER_MBIT_S)
         time.sleep(BEFORE_S)
-        self._domain.move(host, target)
+        self._domain.move(host, target, silent=self._silent)
         time.sleep(AFTER_S)
         self._agent.call("end_probes")
         self._cn.call("end_probes")

@@ -74,11 +74,13 @@ def mode_topology(mode: Mode, delays: bool, moves: int) -> Topology:
     )
 
 
-def run(mode: Mode, delays: bool, moves: int, keep: Path | None, say: Callable[[str], None]) -> list[Row]:
+def run(
+    mode: Mode, moves: int, keep: Path | None, say: Callable[[str], None], *, delays: bool = False, silent: bool = False
+) -> list[Row]:
     """Measure a mode in a lab made for it; ``keep``: a directory for the captures. Raises what ``Bench.run`` raises."""
     say(f"building a domain with {moves} hosts")
     with Domain.up(mode_topology(mode, delays, moves), f"bench-{os.getpid()}", owner_pid=os.getpid()) as domain:
-        analysis = Bench(domain, keep or domain.directory / "captures", say).run_one_series()
+        analysis = Bench(domain, keep or domain.directory / "captures", say, silent).run_one_series()
         return mode_rows(mode, analysis, moves)
 
 

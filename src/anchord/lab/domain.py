@@ -62,18 +62,24 @@ class Domain:
 
     @classmethod
     def up(
-        cls, topology: Topology, name: str = "lab", owner_pid: int | None = None, timeout_s: float = READY_TIMEOUT_S
+        cls,
+        topology: Topology,
+        name: str = "lab",
+        owner_pid: int | None = None,
+        timeout_s: float = READY_TIMEOUT_S,
+        recordings: Path | None = None,
     ) -> Domain:
         """Build a lab and return when every daemon is ready.
 
         With ``owner_pid`` the lab is taken down when that process ends, however it ends. Labs whose owner has died are
-        swept up first. Raises LabError (with the last log lines of the daemon that failed) and leaves nothing behind.
+        swept up first. ``recordings``: a directory that every daemon but the directory's records into, a file for each.
+        Raises LabError (with the last log lines of the daemon that failed) and leaves nothing of the lab behind.
         """
         _check_name(name)
         namespaces.check_tools()
         cls.sweep_stale()
         owner = None if owner_pid is None else Process.of(owner_pid)
-        domain = cls(State(name, topology.checked(), maker=Process.of(os.getpid()), owner=owner))
+        domain = cls(State(name, topology.checked(), Process.of(os.getpid()), owner, recordings=_made(recordings)))
         domain._state.create()
         try:
             domain._build(time.monotonic() + timeout_s)
@@ -323,6 +329,8 @@ class Domain:
         elif kind.is_daemon:
             config = str(config_files.node_file(self.directory, node))
             argv = (*_priority(_ROUTER_PRIORITY), _program(), VERBS[kind], "--config", config)
+            if self._state.recordings is not None and kind is not Kind.DIRECTORY:  # which has nothing to record
+                argv = (*argv, "--record", str(self._state.recordings / node))
         elif kind is Kind.CORE and self.topology.delays():
             argv = (*_priority(_LINK_PRIORITY), sys.executable, "-m", "anchord.lab.delays", self.name)
         child = processes.start_logged(self.namespace(node), argv, self.log(node))
@@ -386,6 +394,17 @@ def _priority(level: int) -> tuple[str, ...]:
     real_time = ("chrt", "--rr", str(level))
     tried = subprocess.run([*real_time, "true"], capture_output=True, check=False)
     return _PRIORITY_ELSE if tried.returncode else real_time
+
+
+def _made(directory: Path | None) -> Path | None:
+    """A directory that is there, by a name that other processes find it by too."""
+    if directory is None:
+        return None
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabError(f"{directory}: {error.strerror}, expected a directory for recordings") from None
+    return directory.absolute()
 
 
 def _program() -> str:

@@ -159,14 +159,21 @@ def bench() -> None:
     help="How anchors are found: one series with one old anchor in this mode, and nothing else.",
 )
 @click.option("--delays", is_flag=True, help="With links of a = b = 10 ms, c = 2 ms; in mode proxy unless --mode says.")
+@click.option("--silent", is_flag=True, help="The access switch announces nobody; in mode proxy unless --mode says.")
 def handover(
-    moves: int, json_file: Path | None, pcap: Path | None, from_pcap: Path | None, mode: Mode | None, delays: bool
+    moves: int,
+    json_file: Path | None,
+    pcap: Path | None,
+    from_pcap: Path | None,
+    mode: Mode | None,
+    delays: bool,
+    silent: bool,
 ) -> None:
     """Handovers to gateways where the host has never been; then throughput through the tunnel, and processes.
 
     A series with one old anchor and one with three. Takes up to three minutes. Needs root, and iperf3.
 
-    With --mode or --delays only one series with one old anchor; docs/lab.md says what it is compared with.
+    With --mode, --delays or --silent only one series with one old anchor; docs/lab.md says what it is compared with.
     """
     from anchord.lab import bench_modes
     from anchord.lab.bench import BenchError, from_captures, run
@@ -175,14 +182,17 @@ def handover(
     from anchord.lab.sightings import CaptureFileError
     from anchord.lab.traffic import TrafficError
 
-    if delays and mode is None:
+    if (delays or silent) and mode is None:
         mode = "proxy"
     try:
         if from_pcap is not None:
             rows = from_captures(from_pcap) if mode is None else bench_modes.from_captures(from_pcap, mode)
         else:
             with _progress() as say:
-                rows = run(moves, pcap, say) if mode is None else bench_modes.run(mode, delays, moves, pcap, say)
+                if mode is None:
+                    rows = run(moves, pcap, say)
+                else:
+                    rows = bench_modes.run(mode, moves, pcap, say, delays=delays, silent=silent)
     except (BenchError, CaptureError, CaptureFileError, LabError, TrafficError) as error:
         raise click.ClickException(str(error)) from None
     for line in _bench_lines(rows):

@@ -37,7 +37,7 @@ class State:
 
     ``owner`` is the process whose end is the lab's end, None for a lab that stays. ``maker`` builds it; a lab that is
     not ``ready`` and whose maker is gone is a ruin. ``nodes`` has each node's process, ``guardian`` the process that
-    watches the owner.
+    watches the owner. Daemons record into ``recordings``, if they do.
     """
 
     name: str
@@ -47,6 +47,7 @@ class State:
     guardian: Process | None = None
     ready: bool = False
     nodes: dict[str, Process] = field(default_factory=dict)
+    recordings: Path | None = None
 
     @property
     def directory(self) -> Path:
@@ -95,6 +96,7 @@ class State:
             "ready": self.ready,
             **{key: _process_to_plain(getattr(self, key)) for key in ("maker", "owner", "guardian")},
             "nodes": {node: _process_to_plain(process) for node, process in self.nodes.items()},
+            "recordings": None if self.recordings is None else str(self.recordings),
         }
         new = directory / f"{_RECORD}.{os.getpid()}"
         new.write_text(json.dumps(record, indent=1))
@@ -133,6 +135,7 @@ def _from_plain(name: str, record: dict[str, Any]) -> State:
             for node, plain in record["nodes"].items()
             if (process := _process_from_plain(plain)) is not None
         },
+        recordings=None if record["recordings"] is None else Path(record["recordings"]),
     )
 
 

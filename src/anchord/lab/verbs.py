@@ -42,9 +42,15 @@ def lab() -> None:
 
 @lab.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Every daemon records into a file in DIR (docs/recording.md).",
+)
 @_name_option
 @_json_option
-def up(file: Path | None, name: str, as_json: bool) -> None:
+def up(file: Path | None, record: Path | None, name: str, as_json: bool) -> None:
     """Build a domain and return when every daemon is ready.
 
     FILE is a topology (TOML); without it: three gateways, the central database, two correspondents and a host at gw1.
@@ -57,15 +63,15 @@ def up(file: Path | None, name: str, as_json: bool) -> None:
         with _reported():
             topology = Topology.default() if file is None else Topology.load(file)
             began = time.monotonic()
-            domain = Domain.up(topology, name)
+            domain = Domain.up(topology, name, recordings=record)
             took_s = time.monotonic() - began
     except KeyboardInterrupt:
         click.echo(f"interrupted; what there was of lab {name} by then is removed", err=True)
         sys.exit(128 + signal.SIGINT)
     if as_json:
         points = {point: list(where) for point, where in domain.points().items()}
-        record = {"name": name, "directory": str(domain.directory), "nodes": domain.ps(), "points": points}
-        click.echo(json.dumps(record, indent=2))
+        made = {"name": name, "directory": str(domain.directory), "nodes": domain.ps(), "points": points}
+        click.echo(json.dumps(made, indent=2))
     else:
         click.echo(f"lab {name} is up after {took_s:.1f} s: {' '.join(domain.topology.nodes())}")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Hashable, Mapping
-from enum import Enum
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
+from enum import Enum, Flag
 from functools import cache
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
@@ -20,8 +20,8 @@ from anchord.wire.errors import WireError
 from anchord.wire.header import decode, encode
 from anchord.wire.messages import Message
 
-_MESSAGES = typing.get_args(Message)
-_AS_IT_IS = (types.NoneType, bool, int, float, str)
+_MESSAGES = frozenset(typing.get_args(Message))
+_AS_IT_IS = frozenset((types.NoneType, bool, int, float, str))
 
 
 class RecordError(Exception):
@@ -30,41 +30,71 @@ class RecordError(Exception):
 
 def dump(value: Any) -> Any:
     """``value`` as JSON. Raises ValueError for a message that has no bytes, TypeError for what is no such value."""
-    if isinstance(value, Enum):  # first: some are numbers too
-        return value.name
-    if isinstance(value, _AS_IT_IS):
+    kind = type(value)
+    if kind in _AS_IT_IS:
         return value
-    if isinstance(value, _MESSAGES):
-        return {"type": type(value).__name__, "hex": encode(value).hex(), "text": _text(value)}
-    if dataclasses.is_dataclass(value):
-        fields = {field.name: dump(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
-    return _dump_other(value)
+    as_json = _AS_JSON.get(kind)
+    if as_json is not None:
+        return as_json(value)
+    if kind in _MESSAGES:
+        return {"type": kind.__name__, "hex": encode(value).hex(), "text": _text(value)}
+    if issubclass(kind, Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return _dump_mapping(value)
+    return {"type": kind.__name__, **{name: dump(getattr(value, name)) for name in _names(kind)}}
 
 
-def _dump_other(value: Any) -> Any:
-    match value:
-        case bytes():
-            return value.hex()
-        case IPv6Address() | IPv6Network():
-            return str(value)
-        case tuple() | list():
-            return [dump(each) for each in value]
-        case frozenset():
-            return sorted(map(dump, value))
-        case Mapping():
-            return {_key(key): dump(each) for key, each in value.items()}
-    raise TypeError(f"{type(value).__name__} cannot be recorded")
+def _dump_each(values: Iterable[Any]) -> list[Any]:
+    return [dump(each) for each in values]
 
 
-def _key(key: Any) -> str:
-    return str(dump(key))
+def _dump_mapping(values: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(dump(key)): dump(each) for key, each in values.items()}
+
+
+# By the class itself: a recorder looks at fifty values for each input, and somebody may be waiting for the answer.
+_AS_JSON: dict[type, Callable[[Any], Any]] = {
+    bytes: bytes.hex,
+    IPv6Address: str,
+    IPv6Network: str,
+    tuple: _dump_each,
+    list: _dump_each,
+    frozenset: lambda values: sorted(map(dump, values)),
+    dict: _dump_mapping,
+}
+
+
+_FIELDS: dict[type[Any], tuple[str, ...]] = {}
+
+
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    """The fields of a dataclass. Raises TypeError for another class."""
+    names = _FIELDS.get(kind)
+    if names is None:
+        names = _FIELDS[kind] = tuple(field.name for field in dataclasses.fields(kind))
+    return names
 
 
 def _text(message: Any) -> str:
-    fields = (field for field in dataclasses.fields(message) if field.name != "options")
-    head = " ".join(f"{field.name}={getattr(message, field.name)}" for field in fields)
-    return "; ".join((head, *map(str, getattr(message, "options", ()))))
+    """The message in words: a field after the other, then each option."""
+    options = (f"{type(each).__name__} {_fields(each)}" for each in getattr(message, "options", ()))
+    return "; ".join((_fields(message), *options))
+
+
+def _fields(value: Any) -> str:
+    return " ".join(f"{name}={_word(getattr(value, name))}" for name in _names(type(value)) if name != "options")
+
+
+def _word(value: Any) -> str:
+    match value:
+        case Flag():
+            return value.name or "0"
+        case bytes():
+            return value.hex()
+        case Enum():  # as whoever receives it sees it: a number
+            return str(value.value)
+    return str(value)
 
 
 def load_input(value: Any) -> Input:
@@ -132,9 +162,15 @@ def _load_fields(value: Any, kind: type[Any]) -> Any:
             raise ValueError(f"the bytes of a {type(message).__name__} where {kind.__name__} should be")
         return message
     hints = _hints(typing.cast("Hashable", kind))
-    if fields.keys() != hints.keys():
-        raise ValueError(f"{kind.__name__}: fields {', '.join(sorted(fields.keys() ^ hints.keys()))} not in both")
+    if unknown := fields.keys() - hints.keys():
+        raise ValueError(f"{kind.__name__} has no {_listed(unknown)} in this version")
+    if missing := hints.keys() - fields.keys():
+        raise ValueError(f"{kind.__name__} has {_listed(missing)} in this version, which is not in the recording")
     return kind(**{name: _load(each, hints[name]) for name, each in fields.items()})
+
+
+def _listed(names: Set[str]) -> str:
+    return ", ".join(map(repr, sorted(names)))
 
 
 @cache
