@@ -8,7 +8,7 @@
 The deliberate faults are in ``deliberate.toml``; those at random are small slips in protocol/ and wire/
 (mutant_make.py). Each is put into a copy of the tree, alone, and everything that may notice it is run there, quickest
 first: the tests of protocol/ and wire/ that call the function in question, then all others of theirs with the fuzzer's
-share, then the simulation. A run that takes RUN_S counts as noticed: whatever hangs is seen.
+share, then the simulation. A run that takes HANGS times as long as all tests take without a fault counts as noticed.
 
 Nobody noticed: that is a survivor. Each has a reason in ``survivors.toml``, why it makes no difference or none that is
 worth a test. The exit code is 1 if a deliberate fault survives, or a random one without a reason, or if fewer than
@@ -46,7 +46,9 @@ AREAS = ("protocol", "wire")
 TESTS = ("tests/protocol", "tests/wire", "tests/golden", "tests/fuzz")
 COPIED = ("src", "tests", "pyproject.toml", "README.md", "docs", "examples", "scripts", "Makefile")
 DECODERS = ("test_other_decoders", "test_pcapkit", "test_kernel_checksum")  # slow to load, and so not among the first
-RUN_S = 120.0  # the slowest of these runs takes a fifth of it
+HANGS = 5  # after so many times as long as without a fault a run is given up
+RUN_S = 120.0  # but not before this
+FIRST_RUN_S = 1200.0
 FIRST = 120  # tests that call the function in question and are run before all others
 CAUGHT_SHARE = 0.85
 SIMULATION = ("-m", "anchord", "sim", "check", "--seeds", "60", "--first", "1")
@@ -79,6 +81,7 @@ class Tree:
 
     def __init__(self, where: Path) -> None:
         self.where = where
+        self.limit_s = FIRST_RUN_S
         for name in COPIED:
             source = ROOT / name
             if source.is_dir():
@@ -98,7 +101,7 @@ class Tree:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            said, _ = process.communicate(timeout=RUN_S)
+            said, _ = process.communicate(timeout=self.limit_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
@@ -129,7 +132,9 @@ class Suite:
         if not said.strip().startswith(str(tree.where)):
             raise SystemExit(f"the copy in {tree.where} is not what is tested: {said}")
         print("without a fault: ", end="", flush=True)
+        began = time.monotonic()
         code, said = tree.tests(list(TESTS), MUTANT_RECORD=str(record))
+        self.limit_s = max(RUN_S, HANGS * (time.monotonic() - began))
         if code != 0:
             raise SystemExit(f"the tests fail without any fault:\n{said[-3000:]}")
         self.called = json.loads(record.read_text())
@@ -154,6 +159,7 @@ class Suite:
         began = time.monotonic()
         whole = (tree.where / "src" / "anchord" / fault.file).read_bytes()
         tree.put(fault.file, fault.contents)
+        tree.limit_s = self.limit_s
         try:
             by, which = self._noticed(tree, fault)
         finally:
@@ -167,7 +173,7 @@ class Suite:
             if selected:
                 code, said = tree.tests(selected, PYTHONDONTWRITEBYTECODE="1")
                 if code is None:
-                    return "time", f"a run of the tests did not end within {RUN_S:.0f} s"
+                    return "time", f"a run of the tests did not end within {tree.limit_s:.0f} s"
                 if code == pytest.ExitCode.USAGE_ERROR and selected is first:
                     continue  # a parameter in a test's name comes from what the fault has changed: nobody has tested
                 if code != 0:

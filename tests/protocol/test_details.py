@@ -25,7 +25,7 @@ from anchord.protocol.session import Phase
 from anchord.protocol.settings import Finding, Limits, Mode
 from anchord.wire.header import encode
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate
-from anchord.wire.options import MobileNodeLinkLayerIdentifier, ServingMaar
+from anchord.wire.options import Handoff, HandoffIndicator, MobileNodeLinkLayerIdentifier, ServingMaar
 
 UNKNOWN = IPv6Address("2001:db8:bad::1")
 
@@ -273,3 +273,27 @@ def test_a_gateway_that_was_registered_as_a_host_is_deregistered() -> None:
     domain.feed(domain.address(1), SegmentConflict("acc0", "gw2/acc0", MAC))
     domain.settle()
     assert updates(domain, domain.address(1), CENTRAL)[-1].lifetime_s == 0
+
+
+def test_row_138_a_refresh_lasts_no_longer_than_the_cmd_wants_it_to() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    prefix = prefix_at(domain, 1)
+    domain.pass_time(1.0)
+    unchanged = HandoffIndicator(Handoff.UNCHANGED)
+    refresh = registration(domain, str(prefix), HandoffIndicator=unchanged, sequence=50, lifetime_s=6000)
+    (answer,) = ask(domain, refresh)
+    assert (answer.status, answer.lifetime_s) == (0, domain.settings.lifetimes.binding_s)
+    domain.nodes.pop(domain.address(1))
+    domain.pass_time(domain.settings.lifetimes.binding_s + domain.settings.timing.min_delay_before_bce_delete_s + 1.0)
+    assert not domain.central.bindings
+
+
+def test_a_prefix_that_nobody_uses_is_given_up_by_a_gateway_that_was_restarted_too() -> None:
+    domain = Domain()
+    moved_along(domain, 1, 2)
+    idle = prefix_at(domain, 1)
+    domain.used = lambda prefix: prefix != idle
+    domain.restart(domain.address(1))
+    stays(domain, 2, domain.settings.timing.idle_release_s + 20.0)
+    assert not domain.gw[1].sessions
