@@ -317,7 +317,8 @@ def main() -> int:
         suite = Suite(trees[0])
         for tree in trees[1:]:
             tree.tests(["--collect-only", *TESTS])  # compiles everything, once
-        return summary(judged(faults, suite, trees, State(options.state, trees[0].where)), reasons())
+        state = State(options.state, trees[0].where, reasons())
+        return summary(judged(faults, suite, trees, state), reasons())
 
 
 if __name__ == "__main__":

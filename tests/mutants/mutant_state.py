@@ -1,14 +1,15 @@
 """What earlier runs of ``make mutants`` have found out, so that an interruption costs nothing (``--state FILE``).
 
 One JSON object on each line. Whoever was caught stays so while the file with the fault in it is the same, whatever has
-become of everything else: a run without a state file says what holds now. A survivor is one for the program and the
-tests that let it live; when either has changed, it is tried again.
+become of everything else, and so does a survivor with a reason; any other is tried again when the program or a test has
+changed. A run without a state file says what holds now.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 Found = tuple[str | None, str, float]  # kind of check or None, which, seconds
@@ -17,8 +18,8 @@ Found = tuple[str | None, str, float]  # kind of check or None, which, seconds
 class State:
     """Verdicts of earlier runs, by fault. Without a file nothing is remembered."""
 
-    def __init__(self, file: Path | None, root: Path) -> None:
-        """``root``: the tree whose program and tests survivors have survived."""
+    def __init__(self, file: Path | None, root: Path, explained: Collection[str]) -> None:
+        """``root``: the tree whose program and tests survivors have survived; ``explained``: survivors with a reason."""
         self._file = file
         self._tree = _digest(
             *(path.read_bytes() for area in ("src", "tests") for path in sorted((root / area).rglob("*.py")))
@@ -27,7 +28,7 @@ class State:
         if file is not None and file.exists():
             for line in file.read_text().splitlines():
                 entry = json.loads(line)
-                if entry["by"] is not None or entry["tree"] == self._tree:
+                if entry["by"] is not None or entry["tree"] == self._tree or entry["name"] in explained:
                     self._known[entry["name"], entry["contents"]] = (entry["by"], entry["which"], entry["took_s"])
 
     def found(self, name: str, contents: bytes) -> Found | None:

@@ -81,14 +81,15 @@ def test_a_survivor_has_a_reason_that_says_something() -> None:
 def test_a_run_goes_on_where_another_has_stopped(tmp_path: Path) -> None:
     root, file = tmp_path / "tree", tmp_path / "state"
     (root / "tests").mkdir(parents=True)
-    first = State(file, root)
+    first = State(file, root, ())
     first.keep("caught", b"x", ("test", "somebody", 1.0))
     first.keep("survivor", b"y", (None, "", 1.0))
-    again = State(file, root)
+    again = State(file, root, ())
     assert again.found("caught", b"x") == ("test", "somebody", 1.0)
     assert again.found("survivor", b"y") == (None, "", 1.0)
     assert again.found("caught", b"the file has changed") is None
     (root / "tests" / "test_more.py").write_text("a test that may notice the survivor")
-    more = State(file, root)
+    more = State(file, root, ())
     assert more.found("caught", b"x") is not None and more.found("survivor", b"y") is None
-    assert State(None, root).found("caught", b"x") is None
+    assert State(None, root, ()).found("caught", b"x") is None
+    assert State(file, root, ("survivor",)).found("survivor", b"y") is not None, "it has a reason"
