@@ -19,7 +19,7 @@ class State:
     """Verdicts of earlier runs, by fault. Without a file nothing is remembered."""
 
     def __init__(self, file: Path | None, root: Path, explained: Collection[str]) -> None:
-        """``root``: the tree whose program and tests survivors have survived; ``explained``: survivors with a reason."""
+        """``root``: the tree whose program and tests survivors survived; ``explained``: those with a reason."""
         self._file = file
         self._tree = _digest(
             *(path.read_bytes() for area in ("src", "tests") for path in sorted((root / area).rglob("*.py")))

@@ -297,3 +297,15 @@ def test_a_prefix_that_nobody_uses_is_given_up_by_a_gateway_that_was_restarted_t
     domain.restart(domain.address(1))
     stays(domain, 2, domain.settings.timing.idle_release_s + 20.0)
     assert not domain.gw[1].sessions
+
+
+def test_row_101_an_anchor_whose_clock_differs_is_asked_again_after_a_while_and_not_at_once() -> None:
+    domain = alone()
+    domain.host_at(1, MAC)
+    domain.skew[domain.address(1)] = 60.0
+    domain.host_at(2, MAC)
+    assert {ack.status for ack in acks(domain, domain.address(1), domain.address(2))} == {156}
+    stays(domain, 2, domain.settings.timing.refuse_s - 10.0)
+    assert told(domain, 2, 1) == 1
+    stays(domain, 2, 20.0)
+    assert told(domain, 2, 1) == 2
