@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))
 
-from mutant_make import Mutant, chosen, function_line_at  # noqa: E402
+from mutant_make import Mutant, chosen, function_line_at, text_around  # noqa: E402
 from mutant_state import State  # noqa: E402
 
 AREAS = ("protocol", "wire")
@@ -63,6 +63,7 @@ class Fault:
     contents: bytes
     what: str
     place: str  # the function it is in, as ``file:line``
+    text: str  # and what that function says with the fault
     deliberate: bool
 
 
@@ -215,7 +216,8 @@ def deliberate() -> list[Fault]:
         compile(contents, str(path), "exec")
         at = source[: source.index(entry["old"])].count("\n") + 1
         place = f"{entry['file']}:{function_line_at(source, at)}"
-        faults.append(Fault(entry["name"], entry["file"], contents, entry["breaks"], place, True))
+        text = text_around(contents.decode(), at)
+        faults.append(Fault(entry["name"], entry["file"], contents, entry["breaks"], place, text, True))
     return faults
 
 
@@ -227,7 +229,8 @@ def at_random(count: int, seed: int) -> list[Fault]:
 def _fault(mutant: Mutant) -> Fault:
     contents = mutant.applied((ROOT / "src" / "anchord" / mutant.file).read_bytes())
     what = f"line {mutant.line}: {_short(mutant.old)} -> {_short(mutant.new)}"
-    return Fault(mutant.name, mutant.file, contents, what, f"{mutant.file}:{mutant.function_line}", False)
+    place, text = f"{mutant.file}:{mutant.function_line}", text_around(contents.decode(), mutant.line)
+    return Fault(mutant.name, mutant.file, contents, what, place, text, False)
 
 
 def _short(text: str) -> str:
@@ -248,7 +251,7 @@ def judged(faults: list[Fault], suite: Suite, trees: list[Tree], state: State) -
         free.put(tree)
 
     def judge(fault: Fault) -> Verdict:
-        earlier = state.found(fault.name, fault.contents)
+        earlier = state.found(fault.name, fault.text)
         if earlier is not None:
             return Verdict(fault, *earlier)
         tree = free.get()
@@ -256,7 +259,7 @@ def judged(faults: list[Fault], suite: Suite, trees: list[Tree], state: State) -
             verdict = suite.judge(tree, fault)
         finally:
             free.put(tree)
-        state.keep(fault.name, fault.contents, (verdict.by, verdict.which, verdict.took_s))
+        state.keep(fault.name, fault.text, (verdict.by, verdict.which, verdict.took_s))
         return verdict
 
     def tell(verdict: Verdict) -> Verdict:

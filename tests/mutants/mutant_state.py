@@ -1,8 +1,8 @@
 """What earlier runs of ``make mutants`` have found out, so that an interruption costs nothing (``--state FILE``).
 
-One JSON object on each line. Whoever was caught stays so while the file with the fault in it is the same, whatever has
-become of everything else, and so does a survivor with a reason; any other is tried again when the program or a test has
-changed. A run without a state file says what holds now.
+One JSON object on each line. Whoever was caught stays so while the function with the fault in it is the same, whatever
+has become of everything else, and so does a survivor with a reason; any other is tried again when the program or a test
+has changed. A run without a state file says what holds now.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class State:
             for line in file.read_text().splitlines():
                 entry = json.loads(line)
                 if entry["by"] is not None or entry["tree"] == self._tree or entry["name"] in explained:
-                    self._known[entry["name"], entry["contents"]] = (entry["by"], entry["which"], entry["took_s"])
+                    self._known[entry["name"], entry["text"]] = (entry["by"], entry["which"], entry["took_s"])
 
-    def found(self, name: str, contents: bytes) -> Found | None:
-        """What came of this fault, if that still holds."""
-        return self._known.get((name, _digest(contents)))
+    def found(self, name: str, text: str) -> Found | None:
+        """What came of this fault, by which its function says ``text``, if that still holds."""
+        return self._known.get((name, _digest(text.encode())))
 
-    def keep(self, name: str, contents: bytes, found: Found) -> None:
+    def keep(self, name: str, text: str, found: Found) -> None:
         """Write it down at once."""
         if self._file is not None:
             by, which, took_s = found
-            entry = {"name": name, "contents": _digest(contents), "tree": self._tree}
+            entry = {"name": name, "text": _digest(text.encode()), "tree": self._tree}
             with self._file.open("a") as file:
                 file.write(json.dumps({**entry, "by": by, "which": which, "took_s": round(took_s, 1)}) + "\n")
 

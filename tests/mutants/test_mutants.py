@@ -19,7 +19,7 @@ NOTICED = {
 
 
 def verdict(name: str, by: str | None, deliberately: bool = False) -> Verdict:
-    return Verdict(Fault(name, "wire/x.py", b"", "x", "wire/x.py:1", deliberately), by, "somebody", 0.1)
+    return Verdict(Fault(name, "wire/x.py", b"", "x", "wire/x.py:1", "", deliberately), by, "somebody", 0.1)
 
 
 def test_every_deliberate_fault_can_still_be_made() -> None:
@@ -82,14 +82,14 @@ def test_a_run_goes_on_where_another_has_stopped(tmp_path: Path) -> None:
     root, file = tmp_path / "tree", tmp_path / "state"
     (root / "tests").mkdir(parents=True)
     first = State(file, root, ())
-    first.keep("caught", b"x", ("test", "somebody", 1.0))
-    first.keep("survivor", b"y", (None, "", 1.0))
+    first.keep("caught", "x", ("test", "somebody", 1.0))
+    first.keep("survivor", "y", (None, "", 1.0))
     again = State(file, root, ())
-    assert again.found("caught", b"x") == ("test", "somebody", 1.0)
-    assert again.found("survivor", b"y") == (None, "", 1.0)
-    assert again.found("caught", b"the file has changed") is None
+    assert again.found("caught", "x") == ("test", "somebody", 1.0)
+    assert again.found("survivor", "y") == (None, "", 1.0)
+    assert again.found("caught", "the function has changed") is None
     (root / "tests" / "test_more.py").write_text("a test that may notice the survivor")
     more = State(file, root, ())
-    assert more.found("caught", b"x") is not None and more.found("survivor", b"y") is None
-    assert State(None, root, ()).found("caught", b"x") is None
-    assert State(file, root, ("survivor",)).found("survivor", b"y") is not None, "it has a reason"
+    assert more.found("caught", "x") is not None and more.found("survivor", "y") is None
+    assert State(None, root, ()).found("caught", "x") is None
+    assert State(file, root, ("survivor",)).found("survivor", "y") is not None, "it has a reason"
