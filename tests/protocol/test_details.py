@@ -309,3 +309,11 @@ def test_row_101_an_anchor_whose_clock_differs_is_asked_again_after_a_while_and_
     assert told(domain, 2, 1) == 1
     stays(domain, 2, 20.0)
     assert told(domain, 2, 1) == 2
+
+
+def test_a_gateway_asks_itself_nothing_about_its_own_prefix() -> None:
+    domain = alone(neighbours={})
+    domain.host_at(1, MAC)
+    domain.host_at(1, MAC, address=address_in(domain, 1), solicited=True)
+    domain.pass_time(5.0)
+    assert not domain.sent
