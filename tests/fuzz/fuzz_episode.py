@@ -61,7 +61,7 @@ ALLOWED: tuple[tuple[str, str, str], ...] = (
     ("not-distributed", r"/Exchanges\.", "who does not know D is not asked again"),
     (
         "frame.before-departure",
-        r"/Session\.(address|heard_s|probes)",
+        r"/Session\.(address|link_local|own_address|heard_s|probes)",
         "it does not say where its host is now, but it may show an address of it",
     ),
     ("frame", r"\._attach_(tokens|filled_s)", "attaches are rate limited"),

@@ -11,15 +11,16 @@ from anchord.declared import Role
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Finding, Limits
-from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status, UpdateNotification
 from anchord.wire.options import ALL_ZERO_PREFIX, AnchoredPrefix, HomeNetworkPrefix, PreviousMaar
 
 MAC = bytes.fromhex("0255aa000001")
+HOST = IPv6Address("fe80::1234")
 CHAIN = {2: (1,), 3: (2,), 4: (3,), 1: (4,)}
 
 
-def alone(gateways: int = 4, neighbours: dict[int, tuple[int, ...]] | None = None) -> Domain:
-    settings = domain_settings(gateways, central=None, finding=Finding.ANCHOR_KNOWN)
+def alone(gateways: int = 4, neighbours: dict[int, tuple[int, ...]] | None = None, **changes: object) -> Domain:
+    settings = domain_settings(gateways, central=None, finding=Finding.ANCHOR_KNOWN, **changes)
     return Domain(gateways, settings, CHAIN if neighbours is None else neighbours)
 
 
@@ -269,8 +270,10 @@ def test_row_111_no_repetition_draws_back_a_host_that_has_left() -> None:
     assert any(who == domain.address(2) for who, _ in domain.probes)
 
 
-def test_row_111_a_host_that_answers_is_still_there_and_what_was_lost_is_repeated() -> None:
-    domain = alone()
+@pytest.mark.parametrize("rate", [1, 3])
+def test_row_26_111_a_host_that_answers_is_still_there_and_what_was_lost_is_repeated(rate: int) -> None:
+    """A repetition that waited for the host's answer has taken nothing of the rate."""
+    domain = alone(limits=Limits(max_update_rate=rate))
     domain.host_at(1, MAC)
     old = address_in(domain, 1)
     domain.lose = lambda sender, send: send.destination == domain.address(2)
@@ -315,3 +318,150 @@ def test_row_111_a_cmd_is_not_told_again_of_a_host_that_is_long_silent() -> None
     domain.pass_time(200.0)
     assert len(domain.sent) == count
     assert domain.probes
+
+
+def test_row_138_what_a_serving_gateway_asked_for_itself_ends_with_the_lifetime_it_asked_for() -> None:
+    domain = alone()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(2))}
+    domain.lose = lambda sender, send: True
+    domain.pass_time(domain.settings.lifetimes.binding_s - 1)
+    assert domain.gw[1].sessions
+    domain.pass_time(2)
+    assert not domain.gw[1].sessions
+
+
+def test_an_anchor_that_has_let_go_by_now_is_given_up() -> None:
+    domain = alone()
+    domain.host_at(1, MAC, address=HOST)
+    domain.host_at(2, MAC, address=HOST)
+    domain.lose = lambda sender, send: True
+    for _ in range(92):
+        domain.pass_time(10.0)
+        domain.host_at(2, MAC, solicited=True)
+    assert not domain.gw[1].sessions
+    assert anchors(domain, 2) == set()
+
+
+def test_neighbours_that_know_nothing_of_a_host_take_none_of_the_room_for_its_anchors() -> None:
+    settings = domain_settings(6, central=None, finding=Finding.ANCHOR_KNOWN, limits=Limits(anchors_per_host=2))
+    domain = Domain(6, settings, {4: (1, 2, 3, 5, 6), 5: (), 6: (1, 2, 3, 4)})
+    domain.host_at(5, MAC)
+    domain.host_at(4, MAC)
+    assert anchors(domain, 4) == {domain.address(5)}
+    domain.host_at(6, MAC)
+    assert domain.address(5) in {send.destination for sender, send in domain.sent if sender == domain.address(6)}
+    assert roles(domain, 5) == {prefix_at(domain, 5): (Role.EXPORTED, domain.address(6))}
+
+
+def test_a_neighbour_that_is_being_asked_is_not_asked_once_more_because_another_names_it() -> None:
+    domain = alone(neighbours={2: (1,), 3: (1, 2)})
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.sent.clear()
+    domain.host_at(3, MAC)
+    assert anchors(domain, 3) == {domain.address(1), domain.address(2)}
+    assert len(sent(domain, 3, 1, BindingUpdate)) == len(sent(domain, 3, 2, BindingUpdate)) == 1
+
+
+def overtaken() -> Domain:
+    """The host has gone from gw2 to gw3, and gw1 hears of that in the wrong order."""
+    domain = alone(neighbours={})
+    domain.host_at(1, MAC)
+    domain.pass_time(5.0)
+    old = address_in(domain, 1)
+    domain.skew[domain.address(2)] = 0.2  # its PBU carries a later time although it is earlier
+    domain.host_at(2, MAC, address=old, settle=False)
+    (late,) = domain.wire
+    domain.wire.clear()
+    domain.host_at(3, MAC, address=old)
+    assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(3))}
+    domain.wire.append(late)
+    domain.settle()
+    assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(2))}
+    return domain
+
+
+def test_two_gateways_that_ask_within_a_moment_the_one_that_has_the_host_is_right_whatever_the_timestamps_say() -> None:
+    domain = overtaken()
+    domain.pass_time(0.3)
+    assert {address for address, _ in domain.probes} == {domain.address(3)}
+    domain.host_at(3, MAC, address=HOST, solicited=True)
+    assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(3))}
+
+
+def test_two_gateways_that_ask_within_a_moment_the_one_that_the_host_has_left_does_not_insist() -> None:
+    domain = overtaken()
+    domain.sent.clear()
+    domain.pass_time(30.0)
+    assert not [message for message in sent(domain, 3, 1, BindingUpdate) if message.lifetime_s]
+
+
+def test_gateways_that_ask_one_after_the_other_are_believed_in_that_order() -> None:
+    domain = alone()
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+        domain.pass_time(5.0)
+    assert not [send for _, send in domain.sent if isinstance(send.message, UpdateNotification)]
+
+
+def test_an_anchor_that_answers_after_the_cmd_is_made_known_to_it() -> None:
+    """The CMD was dead when the host was at gw1, and is back when gw3 asks both."""
+    domain = with_dead_central()
+    kill(domain)
+    domain.host_at(1, MAC)
+    domain.pass_time(0.5)
+    domain.host_at(2, MAC)
+    domain.pass_time(0.5)
+    assert anchors(domain, 2) == {domain.address(1)}
+    late: list[tuple[IPv6Address, Send]] = []
+
+    def keep(sender: IPv6Address, send: Send) -> bool:
+        answer = sender == domain.address(2) and send.destination == domain.address(3)
+        if answer:
+            late.append((sender, send))
+        return answer or CENTRAL in (sender, send.destination)
+
+    domain.lose = keep
+    domain.host_at(3, MAC)
+    domain.pass_time(0.5)
+    domain.lose = lambda sender, send: sender == domain.address(2)
+    domain.pass_time(1.0)
+    assert session_at(domain, 3).registered and anchors(domain, 3) == set()
+    domain.lose = lambda sender, send: False
+    domain.wire += late
+    domain.settle()
+    domain.pass_time(1.0)
+    assert session_at(domain, 3).registered and anchors(domain, 3) == {domain.address(1), domain.address(2)}
+    (binding,) = domain.central.bindings.values()
+    assert {anchor.maar for anchor in binding.anchors} == anchors(domain, 3)
+
+
+def test_an_anchor_that_answers_after_the_cmd_takes_the_place_of_none_that_the_cmd_has_told() -> None:
+    """gw3 has served the host without the CMD's word, and still has no connection to it."""
+    domain = Domain(4, domain_settings(4, limits=Limits(anchors_per_host=1)), {2: (3,)})
+    late: list[tuple[IPv6Address, Send]] = []
+
+    def keep(sender: IPv6Address, send: Send) -> bool:
+        answer = sender == domain.address(3) and send.destination == domain.address(2)
+        if answer:
+            late.append((sender, send))
+        return answer or {sender, send.destination} == {CENTRAL, domain.address(3)}
+
+    domain.lose = keep
+    domain.host_at(3, MAC)
+    domain.pass_time(1.0)
+    domain.host_at(1, MAC)
+    domain.pass_time(1.0)
+    domain.lose = lambda sender, send: keep(sender, send) or send.destination == CENTRAL
+    domain.host_at(2, MAC)
+    domain.pass_time(0.5)
+    domain.lose = keep
+    domain.pass_time(1.0)
+    assert session_at(domain, 2).registered and anchors(domain, 2) == {domain.address(1)}
+    domain.wire += late
+    domain.settle()
+    domain.pass_time(1.0)
+    assert anchors(domain, 2) == {domain.address(1)}
+    assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(2))}

@@ -173,3 +173,19 @@ def test_a_gateway_full_of_hosts_that_all_move_at_once_is_told_of_every_one() ->
     told = updates(domain, CENTRAL, domain.address(1))
     assert len(told) >= 150
     assert domain.gw[2].counters.local["updates.queued"] > 100
+
+
+def test_row_82_what_waits_for_a_moment_says_when_the_host_was_there_and_what_waits_longer_when_it_leaves() -> None:
+    """Another gateway may have heard the host meanwhile; but receivers take no stamp that is older than the window."""
+    sender = Sender(updates_per_s=20.0)
+    began_s = sender.now_s
+    for number in range(12):
+        sender.start(PEERS[0], f"{number}")
+    sender.pass_time(0.9)
+    stamps = [(at_s, update.first(Timestamp)) for at_s, _, update in sender.sent]
+    half_s = Timing().timestamp_window_s / 2
+    for at_s, stamp in stamps:
+        written_s = at_s if at_s - began_s > half_s else began_s
+        assert stamp == Timestamp(ticks_of(START_WALL_S + written_s))
+    waits = [at_s - began_s for at_s, _ in stamps]
+    assert any(0 < wait <= half_s for wait in waits) and max(waits) > half_s

@@ -415,3 +415,27 @@ def test_an_error_is_never_answered_by_an_error() -> None:
     for status in (0, 1, 2, 200):
         hear(domain, CENTRAL, domain.address(1), BindingError(status))
     assert not domain.sent
+
+
+def test_a_cmd_that_lost_its_store_does_not_know_whom_to_tell_of_the_end_and_the_serving_gateway_does() -> None:
+    domain = born(Domain())
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    lose(domain, CENTRAL)
+    domain.pass_time(700.0)
+    assert not domain.central.bindings and not domain.gw[2].sessions
+    assert not domain.gw[1].sessions, "long before the dead-man timer"
+
+
+def test_a_cmd_that_lost_its_store_is_told_of_hosts_and_tells_their_anchors_itself() -> None:
+    domain = born(Domain())
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    lose(domain, CENTRAL)
+    domain.sent.clear()
+    domain.pass_time(5.0)
+    (binding,) = domain.central.bindings.values()
+    assert [anchor.maar for anchor in binding.anchors] == [domain.address(1)]
+    assert not [
+        send for sender, send in domain.sent if (sender, send.destination) == (domain.address(2), domain.address(1))
+    ]

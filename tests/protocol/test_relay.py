@@ -102,6 +102,24 @@ def test_decision_12_answers_under_one_number_add_no_more_prefixes_than_a_host_m
     assert domain.gw[1].counters.local["limit.prefixes"] > 0
 
 
+def test_decision_12_a_late_answer_that_names_an_anchor_which_the_limit_keeps_out_changes_nothing() -> None:
+    domain = domain_in(Mode.RELAY, 5, limits=Limits(anchors_per_host=2))
+    domain.host_at(1, MAC)
+    (answer,) = acks(domain, CENTRAL, domain.address(1))
+
+    def told(*numbers: int) -> None:
+        pools = [(domain.address(number), domain.gw[number].settings.me.pools[0]) for number in numbers]
+        more = [PreviousMaar(maar, next(pool.subnets(new_prefix=64))) for maar, pool in pools]
+        late = replace(answer, options=(*answer.options, *more))
+        domain.feed(domain.address(1), MessageReceived(CENTRAL, late))
+
+    told(2, 3)
+    told(3, 4)
+    (session,) = domain.gw[1].sessions.values()
+    assert [anchor.maar for anchor in session.anchors] == [domain.address(2), domain.address(3)]
+    assert domain.gw[1].counters.local["limit.prefixes"] == 1
+
+
 def test_decision_12_late_answers_that_come_close_together_share_a_message() -> None:
     domain = domain_in(Mode.RELAY)
     moved_along(domain, 1, 2, 3)

@@ -13,10 +13,11 @@ from test_roaming import MAC, acks, roles, updates
 
 from anchord.declared import Role
 from anchord.protocol.central import Central
-from anchord.protocol.inputs import MessageReceived
+from anchord.protocol.inputs import MessageReceived, UseTold
 from anchord.protocol.outputs import Send
 from anchord.protocol.settings import CentralSettings, Mode
 from anchord.wire.messages import (
+    BindingAcknowledgement,
     BindingError,
     BindingUpdate,
     NotificationFlag,
@@ -24,7 +25,7 @@ from anchord.wire.messages import (
     UpdateNotification,
     UpdateNotificationAcknowledgement,
 )
-from anchord.wire.options import AnchoredPrefix, MobileNodeIdentifier, MobileNodeLinkLayerIdentifier
+from anchord.wire.options import AnchoredPrefix, MobileNodeIdentifier, MobileNodeLinkLayerIdentifier, ServingMaar
 
 every = pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
 
@@ -102,6 +103,37 @@ def test_a_release_that_is_said_again_is_answered_again() -> None:
         domain.pass_time(0.5)
 
 
+def test_decision_18_a_release_that_crosses_an_update_of_the_cmd_is_carried_out() -> None:
+    domain = Domain()
+    moved_along(domain, 1, 2)
+    (session,) = domain.gw[1].sessions.values()
+    said = {"prefix": str(session.prefix), "ServingMaar": ServingMaar(domain.address(2))}
+    crossing = registration(domain, sequence=990, **said)
+    domain.feed(domain.address(1), UseTold(session.key, False))
+    domain.deliver()
+    (granted,) = [item for item in domain.wire if isinstance(item[1].message, BindingAcknowledgement)]
+    domain.wire.clear()
+    domain.feed(domain.address(1), MessageReceived(CENTRAL, crossing))
+    domain.install()
+    assert domain.gw[1].sessions
+    domain.wire.append(granted)
+    domain.settle()
+    assert not domain.gw[1].sessions and session.prefix in domain.gw[1].resting()
+
+
+def test_decision_18_an_anchor_that_never_heard_that_it_is_one_no_more_is_let_go_whenever_it_asks() -> None:
+    domain = Domain()
+    moved_along(domain, 1, 2)
+    (session,) = domain.gw[1].sessions.values()
+    asked = release(domain, 1)
+    ask(domain, asked, domain.address(1))
+    stays(domain, 2, domain.settings.lifetimes.valid_s + 310)
+    (binding,) = domain.central.bindings.values()
+    assert not binding.released
+    asked = registration(domain, prefix=str(session.prefix), lifetime_s=0, sequence=901)
+    assert [(ack.status, ack.lifetime_s) for ack in ask(domain, asked, domain.address(1))] == [(0, 0)]
+
+
 def test_row_83_a_release_older_than_the_hosts_return_is_refused() -> None:
     domain = Domain()
     moved_along(domain, 1, 2)
@@ -133,6 +165,23 @@ def test_row_117_decision_13_a_refused_anchor_that_was_announced_is_withdrawn_at
     assert roles(domain, 2).get("2001:db8:a1") == ((Role.RELEASED, None) if announced else None)
     stays(domain, 2, 320)
     assert not binding.anchors, "a refresh does not bring it back"
+
+
+@every
+def test_decision_13_a_refused_anchor_hears_that_its_part_is_over_and_keeps_nothing(mode: Mode) -> None:
+    """Its kernel may still forward as it was told before, or take later what it has refused."""
+    domain = Domain(settings=domain_settings(mode=mode))
+    moved_along(domain, 1, 2)
+    (prefix,) = (session.prefix for session in domain.gw[1].sessions.values())
+    domain.kernel = lambda address, state: "no memory" if address == domain.address(1) and state.entries else None
+    domain.host_at(3, MAC)
+    domain.pass_time(1.0)
+    assert updates(domain, CENTRAL, domain.address(1))[-1].lifetime_s == 0
+    assert not domain.gw[1].sessions and prefix in domain.gw[1].resting()
+    assert not any(state.entries for state in domain.declared[domain.address(1)].values())
+    domain.sent.clear()
+    domain.pass_time(60.0)
+    assert not updates(domain, CENTRAL, domain.address(1))
 
 
 def test_decision_13_14_in_proxy_mode_a_silent_anchor_is_withdrawn_and_comes_back() -> None:

@@ -254,7 +254,8 @@ def test_an_anchor_that_lost_its_journal_believes_no_more_than_it_has_room_for()
     domain.host_at(1, OTHER)
     domain.host_at(3, MAC)
     assert list(domain.gw[1].sessions) == [session_key(mn_id_of_mac(OTHER), OTHER)]
-    assert acks(domain, domain.address(1), CENTRAL)[-1].status == Status.INSUFFICIENT_RESOURCES
+    refused, over = acks(domain, domain.address(1), CENTRAL)[-2:]
+    assert refused.status == Status.INSUFFICIENT_RESOURCES and over.lifetime_s == 0
     assert domain.gw[1].counters.local["limit.hosts"] == 1
 
 

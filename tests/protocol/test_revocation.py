@@ -205,7 +205,7 @@ def refusing_anchor(domain: Domain) -> None:
 def test_row_148_an_anchor_that_refuses_is_withdrawn_where_the_host_is() -> None:
     domain = Domain()
     refusing_anchor(domain)
-    old = prefix(domain, 1)
+    (old,) = domain.gw[1].resting()
     ((destination, message),) = indications(domain)
     assert destination == domain.address(2)
     assert message.flags == RevocationFlag.PROXY and message.trigger == OUT_OF_SYNC

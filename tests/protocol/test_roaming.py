@@ -108,7 +108,9 @@ def test_an_anchor_whose_kernel_fails_does_not_claim_success() -> None:
     domain.host_at(1, MAC)
     domain.kernel = lambda address, state: "no memory" if address == domain.address(1) else None
     domain.host_at(2, MAC)
-    assert [ack.status for ack in acks(domain, domain.address(1), CENTRAL)] == [130]
+    refused, over = acks(domain, domain.address(1), CENTRAL)
+    assert refused.status == 130
+    assert (over.status, over.lifetime_s) == (0, 0), "the CMD ends its part"
 
 
 def test_row_7_8_18_handover_tells_every_anchor_where_the_node_is() -> None:

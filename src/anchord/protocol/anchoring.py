@@ -23,7 +23,16 @@ from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Mode
 from anchord.protocol.timers import Instant
-from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, BindingUpdate, BindingUpdateFlag, Status
+from anchord.wire.messages import (
+    BindingAckFlag,
+    BindingAcknowledgement,
+    BindingUpdate,
+    BindingUpdateFlag,
+    NotificationFlag,
+    NotificationReason,
+    Status,
+    UpdateNotification,
+)
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
     AccessTechnologyType,
@@ -41,6 +50,8 @@ from anchord.wire.options import (
 )
 
 PBA_FLAGS = BindingAckFlag.PROXY | BindingAckFlag.DISTRIBUTED
+# Of two gateways that ask for a node within this time, either may have heard it last.
+ONE_MOMENT_S = 2.0
 
 
 def echo_options(
@@ -233,6 +244,7 @@ class AnchoringRole:
             core.emit(Send(request.source, self._acknowledgement(request, session)))
             return
         newer_here = self._is_newer_here(request, session)
+        former = self._overtaken(request, session, now)
         moved = session.phase is not Phase.AWAY or session.serving != request.serving
         if moved and session.serving is not None:
             # What we asked of the gateway that served it, to let us go, was about another situation.
@@ -242,23 +254,45 @@ class AnchoringRole:
         session.serving = request.serving
         session.told_sequence = request.update.sequence
         session.ticks = max(session.ticks, request.ticks)
-        lifetime_s = request.update.lifetime_s * domain.timing.dead_man_lifetimes
+        # What a serving gateway asks for itself lasts no longer than it has asked for (RFC 6275 section 10.3.1). The
+        # CMD's word stops that timer, and leaves a dead-man timer (RFC 8885 section 3.5, decision 19).
+        lifetime_s = request.update.lifetime_s * (1.0 if request.direct else domain.timing.dead_man_lifetimes)
         session.expires_wall_s = now.wall_s + lifetime_s
         core.timers.set(("expire", session.key), now.monotonic_s + lifetime_s)
         self._note_others(request, session)
         if not newer_here:
-            # Decision 17: at once, and whatever we had asked for earlier is void.
-            self._serving.abandon(session)
+            if session.phase is not Phase.AWAY:
+                # Decision 17: at once, and whatever we had asked for earlier is void; but for a release (decision 18):
+                # should the CMD have granted that meanwhile, it knows of us no more.
+                self._serving.abandon(session)
             session.phase = Phase.AWAY
             session.anchors, session.ages, session.fading = (), (), None
             if moved:
                 session.left_s = now.monotonic_s
             core.detach(session)
         self._answer(request, session)
+        if former is not None:
+            self._cast_doubt(session, former)
         if not newer_here and moved:
             core.timers.set(("idle", session.key), now.monotonic_s + domain.timing.idle_release_s)
         if moved:
             core.report("exported", mn=mn_id_text(session.mn_id), prefix=str(session.prefix), to=str(session.serving))
+
+    def _overtaken(self, request: _Request, session: Session, now: Instant) -> IPv6Address | None:
+        """Who has asked for the node a moment before another gateway does. A CMD knows the order by itself."""
+        if session.phase is not Phase.AWAY or session.serving == request.serving or self._domain.central is not None:
+            return None
+        return session.serving if now.monotonic_s - session.left_s < ONE_MOMENT_S else None
+
+    def _cast_doubt(self, session: Session, former: IPv6Address) -> None:
+        """A timestamp says when a PBU left, not when the node was heard: ``former`` may be right all the same.
+
+        It is told that it is believed no more (RFC 7077 section 4.1). If the node is there, it asks again.
+        """
+        sequence, outputs = self._core.exchanges.next_sequence(former)
+        node = (session.mn_id, MobileNodeLinkLayerIdentifier(session.mac))
+        reason = int(NotificationReason.FORCE_REREGISTRATION)
+        self._core.emit(*outputs, Send(former, UpdateNotification(sequence, reason, NotificationFlag(0), node)))
 
     def _is_newer_here(self, request: _Request, session: Session) -> bool:
         """Whether we have asked the CMD for this node ourselves since what we are told now was true."""

@@ -14,6 +14,9 @@ from anchord.protocol.settings import Mode
 from anchord.wire.messages import BindingUpdate
 from anchord.wire.options import MobileNodeIdentifier, MobileNodeLinkLayerIdentifier
 
+# No host has addresses of more prefixes (Linux: 16 addresses): what was given up before them is past remembering.
+MOST_RELEASED = 32
+
 
 @dataclass(slots=True)
 class Binding:
@@ -90,8 +93,14 @@ class Binding:
         self.anchors.remove(anchor)
         self.unconfirmed.pop(anchor.maar, None)
         self.confirmed_wall_s.pop(anchor.maar, None)
-        for prefix in anchor.prefixes:
+        self.note_released(anchor.prefixes, until_wall_s)
+
+    def note_released(self, prefixes: Iterable[IPv6Network], until_wall_s: float) -> None:
+        """The node may have addresses of these until then, although nobody anchors them any more."""
+        for prefix in prefixes:
             self.released[prefix] = until_wall_s
+        while len(self.released) > MOST_RELEASED:
+            del self.released[next(iter(self.released))]
 
     def to_json(self) -> dict[str, Any]:
         """For the store; what is seldom there is left out."""

@@ -32,7 +32,7 @@ from anchord.protocol.reminding import Reminding
 from anchord.protocol.revoking import Revocation, Revoking, acknowledgement
 from anchord.protocol.settings import CentralSettings, GatewayInfo, Mode
 from anchord.protocol.telling import LEAST_LIFETIME_S, Telling
-from anchord.protocol.timers import Instant, Timers
+from anchord.protocol.timers import Clock, Instant, Timers
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingRevocationAcknowledgement,
@@ -68,6 +68,9 @@ class Central(Outbox):
         self._telling = Telling(domain, self._cache, self._exchanges, self._answering, self._notifying, self)
         self._reminding = Reminding(domain, self._cache, self._telling, self, is_bound)
         self._timers: Timers[tuple[str, str]] = Timers()
+        self._clocks: tuple[Clock, ...] = (
+            self._timers, self._exchanges, self._answering, self._notifying, self._reminding, self._revoking,
+        )  # fmt: skip
 
     @property
     def bindings(self) -> dict[str, Binding]:
@@ -129,11 +132,12 @@ class Central(Outbox):
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        clocks = (
-            self._timers, self._exchanges, self._answering, self._notifying, self._reminding, self._revoking,
-        )  # fmt: skip
-        times = [t for clock in clocks if (t := clock.next_s()) is not None]
-        return min(times) if times else None
+        next_s = None
+        for clock in self._clocks:
+            at_s = clock.next_s()
+            if at_s is not None and (next_s is None or at_s < next_s):
+                next_s = at_s
+        return next_s
 
     def handle_timers(self, now: Instant) -> list[Output]:
         """Everything that is due at ``now``."""
@@ -316,7 +320,17 @@ class Central(Outbox):
         binding.serving = serving
         binding.withheld = False
         binding.unsettle()
+        self._give_up_surplus(binding, now)
         return all(prefix in known for prefix in serving.prefixes)
+
+    def _give_up_surplus(self, binding: Binding, now: Instant) -> None:
+        """While no anchor answers no prefix can be withheld; the list has a limit all the same (RFC 8885 section 6)."""
+        while len(binding.anchors) > self._domain.limits.anchors_per_host:
+            oldest = binding.anchors[0]
+            binding.release(oldest, now.wall_s + self._domain.lifetimes.valid_s)
+            self._telling.dismiss(binding, oldest, now)
+            self.counters.count("limit.anchors")
+            self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(oldest.maar), cause="limit")
 
     def _keep_budget(self, binding: Binding, known: bool, now: Instant) -> None:
         """Decision 18 a: so many prefixes of a node live, given up ones included until its addresses are gone.
@@ -385,9 +399,10 @@ class Central(Outbox):
         """An anchor gives up its own prefix, because nobody uses it (decision 18 b)."""
         gateway = request.gateway.address
         anchor = binding.anchor(gateway)
-        if anchor is None and all(prefix in binding.released for prefix in request.prefixes):
-            self._acknowledge(request, 0)  # once more
-        elif anchor is None or sorted(anchor.prefixes) != sorted(request.prefixes):
+        if anchor is None:
+            # It has no part in this, or no more: nothing changes but that it need not go on asking (decision 18).
+            self._acknowledge(request, 0)
+        elif sorted(anchor.prefixes) != sorted(request.prefixes):
             # RFC 5213 section 5.3.5 (1), RFC 8885 section 3.5: only the serving gateway ends a session.
             self.counters.of(gateway).drop("deregistration-not-serving")
         elif not self.settings.idle_release or anchor is binding.preferred(self._domain.mode):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Any
 
-from anchord.declared import HostState
+from anchord.declared import HostState, LogicalRouter
 from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import Exchanges
 from anchord.protocol.identity import derive_router
@@ -19,6 +20,8 @@ from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import BindingAcknowledgement
 
 PERSIST_SOON_S = 0.005
+# What waits for the kernel: so many continuations for each node that there may be.
+CONTINUATIONS = 4
 # What there may be to do for a node; the key of each of these timers is its session's.
 SESSION_TIMERS = (
     "refresh", "expire", "advertise", "fallback", "probe", "redeclare", "persist", "listen", "idle", "released",
@@ -85,6 +88,14 @@ class GatewayCore(Outbox):
                 return router
             attempt += 1
 
+    def show(self, session: Session, routers: Iterable[LogicalRouter | None]) -> None:
+        """The node sees these besides ours, and no others any more: what is sent in their name comes from no host."""
+        for mac in session.faces:
+            if self.router_macs.get(mac) == session.key and mac != session.router.mac:
+                del self.router_macs[mac]
+        session.faces = tuple(router.mac for router in routers if router is not None)
+        self.router_macs.update(dict.fromkeys(session.faces, session.key))
+
     def close(self, session: Session, now: Instant, heed: bool = True, rest: bool = False) -> None:
         """Forget a session; its prefix rests until the last advertised valid lifetime has run out.
 
@@ -122,11 +133,13 @@ class GatewayCore(Outbox):
         if session.phase is Phase.AWAY:
             # Whoever serves the node may go on advertising it until its next refresh tells it otherwise.
             rest_s += int(lifetimes.binding_s * timing.refresh_share)
+        if not rest_s:
+            self.pool.give_up(session.prefix)
+            return
         until = now.wall_s + rest_s
         self.pool.release(session.prefix, until)
-        if rest_s:
-            self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
-            self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
+        self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
+        self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
 
     def lives_on(self, session: Session, lifetime_s: float, now: Instant, advised_s: float | None = None) -> None:
         """The session may last ``lifetime_s`` from now; it is refreshed in time, after ``advised_s`` at the latest."""
@@ -154,9 +167,14 @@ class GatewayCore(Outbox):
     def listen(self, session: Session, listen_s: float, now: Instant) -> None:
         """Have the node's frames reported for ``listen_s``: they show which addresses it uses."""
         if session.interface is not None:
+            self.heed(session)
+            self.timers.set(("listen", session.key), now.monotonic_s + listen_s)
+
+    def heed(self, session: Session) -> None:
+        """Have the node's next frame reported."""
+        if session.interface is not None and session.ignored:
             session.ignored = False
             self.emit(Heed(session.interface, session.mac))
-            self.timers.set(("listen", session.key), now.monotonic_s + listen_s)
 
     def ignore(self, session: Session) -> None:
         """Spare us the node's data."""
@@ -178,6 +196,7 @@ class GatewayCore(Outbox):
         """Have the kernel forward as the session says; ``then`` happens when it does."""
         ticket = self._next_ticket(session.key)
         if then is not None:
+            self._make_room()
             self._continuations[ticket] = then
         self.emit(Declare(session.forwarding(self.settings.me.local_networks), ticket))
 
@@ -185,6 +204,17 @@ class GatewayCore(Outbox):
         """What was to happen after ``ticket``, and whether no newer declaration of that session has been made."""
         then = self._continuations.pop(ticket, None)
         return then, then is not None and self._newest_ticket.get(then.session) == ticket
+
+    def _make_room(self) -> None:
+        """A kernel that does not answer keeps no more waiting than that: what was overtaken longest ago is dropped.
+
+        Whoever waits for that acknowledgement asks again; the newest declaration of each session is never among it.
+        """
+        waiting = self._continuations
+        if len(waiting) >= CONTINUATIONS * self.settings.domain.limits.hosts:
+            newest = self._newest_ticket
+            del waiting[next(ticket for ticket, then in waiting.items() if newest.get(then.session) != ticket)]
+            self.counters.count("limit.continuations")
 
     def _next_ticket(self, key: str) -> int:
         self._ticket += 1

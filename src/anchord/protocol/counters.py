@@ -54,11 +54,12 @@ class Counters:
         """The counters of ``peer``, or those of all strangers."""
         return self.peers.get(peer, self.strangers)
 
-    def heard(self, peer: IPv6Address, now: Instant) -> None:
-        """A message of ``peer`` came in."""
+    def heard(self, peer: IPv6Address, now: Instant) -> PeerCounters:
+        """A message of ``peer`` came in; its counters."""
         counters = self.of(peer)
         counters.messages_in += 1
         counters.last_heard_wall_s = now.wall_s
+        return counters
 
     def agreement(self, peer: IPv6Address, same: bool | None) -> bool:
         """Note what ``peer`` said of its domain file; whether that is news, and bad."""

@@ -82,7 +82,8 @@ class Direct:
 
     def ask(self, session: Session, maar: IPv6Address, prefixes: tuple[IPv6Network, ...], now: Instant) -> None:
         """Tell one anchor that the node is here. Without ``prefixes`` the question is whether it anchors any."""
-        if len(session.asked) >= 2 * self._domain.limits.anchors_per_host and maar not in session.asked:
+        most = len(self._core.settings.neighbours) + 2 * self._domain.limits.anchors_per_host
+        if len(session.asked) >= most and maar not in session.asked:
             self._core.counters.count("limit.anchors")
             return
         session.asked[maar] = prefixes
@@ -91,12 +92,12 @@ class Direct:
     def refresh(self, session: Session, now: Instant) -> None:
         """Every anchor is told that the node is still here (RFC 5213 section 6.9.1.3).
 
-        One that has not answered for so long that it has let go by now (decision 19) is given up; one that has refused
-        what it may grant by now is asked again.
+        One that has not answered for so long that it has let go by now (RFC 6275 section 10.3.1) is given up; one that
+        has refused what it may grant by now is asked again.
         """
         for maar, prefixes in session.unsettled.items():
             self._send(session, maar, prefixes, Handoff.UNKNOWN, self._domain.lifetimes.binding_s, now)
-        patience_s = self._domain.lifetimes.binding_s * self._domain.timing.dead_man_lifetimes
+        patience_s = self._domain.lifetimes.binding_s
         faded = self._budget.faded(session, now)
         kept: list[Anchor] = []
         for anchor in session.anchors:
@@ -197,14 +198,17 @@ class Direct:
         anchor = anchor_in(self._core, session, gateway, ack)
         named = [p for group in groups.anchors for p in group.prefixes if p != ALL_ZERO_PREFIX]
         self._budget.learn_ages(session, (*named, *(() if anchor is None else anchor.prefixes)))
+        if anchor is not None:
+            session.asked[gateway.address] = anchor.prefixes  # it may name itself, to tell its age
         self._ask_others(session, groups.anchors, now)
         if anchor is None:  # it served the node without a prefix of its own
             self._reconsider(session, now)
             return
         session.timeline.setdefault("pba", now.monotonic_s)
-        session.asked[gateway.address] = anchor.prefixes
         session.unsettled.pop(gateway.address, None)
         session.confirmed_s[gateway.address] = now.monotonic_s
+        if self._domain.central is not None and session.registered and not self._is_news(session, anchor):
+            return
         merged = self._budget.by_age(session, merge_anchors(session.anchors, (anchor,)))
         room = self._domain.limits.anchors_per_host
         for surplus in merged[:-room]:
@@ -212,6 +216,16 @@ class Direct:
         if merged[-room:] != session.anchors:
             self._serve(session, merged[-room:], now)
         self._correct(session, now)
+
+    def _is_news(self, session: Session, anchor: Anchor) -> bool:
+        """Whether the CMD, which has answered meanwhile, has not told of ``anchor``. What it has told comes first."""
+        known = {prefix for each in session.anchors for prefix in each.prefixes}
+        if known.issuperset(anchor.prefixes):
+            return False
+        if len(session.anchors) < self._domain.limits.anchors_per_host:
+            return True
+        self._core.counters.count("limit.prefixes")
+        return False
 
     def _ask_others(self, session: Session, named: Sequence[Anchor], now: Instant) -> None:
         """Whoever else is said to anchor something of the node speaks for itself."""
@@ -221,7 +235,11 @@ class Direct:
             unnamed = other.prefixes == (ALL_ZERO_PREFIX,)  # it served last, and may have given nothing
             if info is None or info.address == self._core.settings.me.address or not (owned or unnamed):
                 continue
-            if not session.asked.get(info.address) and not (unnamed and info.address in session.asked):
+            if session.asked.get(info.address) or (unnamed and info.address in session.asked):
+                continue
+            if self._core.exchanges.outstanding(info.address, session.key) is not None:
+                session.asked[info.address] = owned  # as a neighbour: the answer brings all that it anchors
+            else:
                 self.ask(session, info.address, owned, now)
 
     def _reconsider(self, session: Session, now: Instant) -> None:

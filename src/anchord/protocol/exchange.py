@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
 from anchord.protocol.counters import Counters
@@ -149,6 +149,13 @@ class Exchanges:
         exchange.hurried = True
         return self._offer(exchange, now)
 
+    def withheld(self, exchange: Exchange) -> None:
+        """What ``due`` gave out just now is not sent: it takes nothing of what may be."""
+        recent = self._recent.get((exchange.peer, exchange.session))
+        if recent:
+            recent.pop()
+        self._bucket_full_s -= 1.0 / self._limits.updates_per_s
+
     def go_on(self, exchange: Exchange, now: Instant) -> list[Output]:
         """Repeat what ``due`` gave out and its caller did not send; the next repetition is as far away as it was."""
         return self._offer(exchange, now)
@@ -220,14 +227,16 @@ class Exchanges:
         if exchange.ticks and exchange.tries:
             # RFC 5213 section 6.9.4 (4): a repetition carries the latest timestamp.
             exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks + 1)
-        elif exchange.ticks and now.monotonic_s > exchange.first_sent.monotonic_s:
-            # It was right when the message was written; receivers compare it with their clock now.
+        elif exchange.ticks and now.monotonic_s - exchange.first_sent.monotonic_s > self._timing.timestamp_window_s / 2:
+            # It was right when the message was written, and says when the node was here: whoever has heard it since is
+            # right. But receivers compare it with their clock now (RFC 5213 section 5.5).
             exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks)
         sequence, outputs = self.next_sequence(exchange.peer)
-        options = exchange.message.options
+        old, stamp = exchange.message, Timestamp(exchange.ticks)
+        options = old.options
         if exchange.ticks:
-            options = tuple(Timestamp(exchange.ticks) if isinstance(o, Timestamp) else o for o in options)
-        exchange.message = replace(exchange.message, sequence=sequence, options=options)
+            options = tuple([stamp if type(option) is Timestamp else option for option in options])
+        exchange.message = BindingUpdate(sequence, old.lifetime_s, old.flags, options)
         exchange.sequences.append(sequence)
         if len(exchange.sequences) > REMEMBERED_SEQUENCES:
             self._forget_sequence(key, exchange.sequences.pop(0))

@@ -38,7 +38,7 @@ from anchord.protocol.revoked import RevokedRole
 from anchord.protocol.serving import ServingRole
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewaySettings
-from anchord.protocol.timers import Instant
+from anchord.protocol.timers import Clock, Instant
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingRevocationAcknowledgement,
@@ -66,6 +66,9 @@ class Gateway:
         # A CMD that lost its store hears of all hosts from all gateways at once: each takes its share.
         self._again = Again(domain.limits.updates_per_s / len(domain.gateways), self._register_again)
         self._new_mtu: Again[str] = Again(TOLD_MTU_PER_S, self._advertise_mtu)
+        self._clocks: tuple[Clock, ...] = (
+            self._core.timers, self._core.exchanges, self._life, self._again, self._new_mtu,
+        )  # fmt: skip
         self._timer_actions = self._on_timer()
 
     @property
@@ -114,9 +117,7 @@ class Gateway:
             core.emit(Persist("session", key, None))
             return
         core.open(session)
-        for anchor in session.anchors:
-            if anchor.router is not None:
-                core.router_macs[anchor.router.mac] = key
+        core.show(session, (anchor.router for anchor in session.anchors))
         left_s = max(session.expires_wall_s - now.wall_s, 0.0)
         if session.phase is Phase.REGISTERING:
             # The PBU may or may not have left. The lease stands; the next frame registers again.
@@ -174,9 +175,12 @@ class Gateway:
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        clocks = (self._core.timers, self._core.exchanges, self._life, self._again, self._new_mtu)
-        times = [t for clock in clocks if (t := clock.next_s()) is not None]
-        return min(times) if times else None
+        next_s = None
+        for clock in self._clocks:
+            at_s = clock.next_s()
+            if at_s is not None and (next_s is None or at_s < next_s):
+                next_s = at_s
+        return next_s
 
     def handle_timers(self, now: Instant) -> list[Output]:
         """Everything that is due at ``now``."""
@@ -190,10 +194,11 @@ class Gateway:
             elif (
                 session is not None
                 and exchange.message.lifetime_s
-                and self._serving.is_doubtful(session, exchange.peer, now)
+                and self._serving.presence.is_doubtful(session, exchange.peer, now)
             ):
                 # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.
-                self._serving.hold(session, exchange.peer, now)
+                self._core.exchanges.withheld(exchange)
+                self._serving.presence.hold(session, exchange.peer, now)
             else:
                 if exchange.tries > 1:
                     self.counters.of(exchange.peer).repeated += 1
@@ -211,8 +216,8 @@ class Gateway:
         core, serving = self._core, self._serving
         return {
             "fallback": serving.unanswered,
-            "refresh": serving.refresh_due,
-            "probe": serving.probe,
+            "refresh": serving.presence.refresh_due,
+            "probe": serving.presence.probe,
             "directory": serving.directory_silent,
             "redeclare": self._of_session(lambda session, now: serving.redeclare(session)),
             "advertise": self._of_session(serving.advertise),
@@ -286,7 +291,7 @@ class Gateway:
         elif isinstance(message, BindingAcknowledgement):
             if not self._releasing.answered(event.source, message, now):
                 self._serving.acknowledged(event.source, message, now)
-        elif isinstance(message, UpdateNotification) and event.source == self.settings.domain.central:
+        elif isinstance(message, UpdateNotification) and self.settings.domain.central in (event.source, None):
             self._serving.notified(event.source, message, now)
         elif isinstance(message, BindingRevocationIndication):
             self._revoked.indicated(event.source, message, now)
@@ -312,6 +317,10 @@ class Gateway:
         An anchor without its journal would not believe us: without a CMD, what it anchored ends (``direct.py``).
         """
         told = [key for key, s in self.sessions.items() if s.phase is Phase.SERVING and peer == self._registrar(s)]
+        if peer == self.settings.domain.central:
+            for key in told:
+                # Should the host have left, nobody but us knows whom to tell that its session is over.
+                self.sessions[key].registered = False
         if told:
             self._again.start(peer, told, now)
 
@@ -322,5 +331,5 @@ class Gateway:
 
     def _register_again(self, peer: IPv6Address, key: str, now: Instant) -> bool:
         """As before any refresh, the host has been heard lately or is asked: it may have left for another gateway."""
-        self._serving.refresh_due(key, now)
+        self._serving.presence.refresh_due(key, now)
         return True

@@ -153,6 +153,8 @@ def read_groups(sender: IPv6Address, options: Iterable[Option]) -> ReadGroups:
     drafts: list[_Draft] = []
     current = own
     for option in options:
+        if type(option) not in _OF_GROUPS:
+            continue
         if isinstance(option, PreviousMaar):
             if current is own or current.maar != option.maar or current.has_face:
                 faceless = (d for d in drafts if d.maar == option.maar and not d.has_face)

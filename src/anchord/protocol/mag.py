@@ -167,7 +167,7 @@ class Mag:
         told = ack.first(LinkLocalAddress)
         if told is None or not told.address.is_link_local or int(self._domain.fixed_link_local):
             return session.router
-        if told.address == session.address:
+        if told.address == session.link_local:
             self._core.report("link-local-in-use", "error", mn=mn_id_text(session.mn_id), address=str(told.address))
             return session.router
         return LogicalRouter(session.router.mac, told.address)

@@ -72,10 +72,9 @@ class Outbox:
         RFC 5213 section 5.3.1 (1), RFC 6275 section 9.2. Everything else is answered or counted here. A Binding Error
         is handed on only if it says that the peer does not know a binding.
         """
-        counters = self.counters.of(event.source)
-        self.counters.heard(event.source, now)
+        counters = self.counters.heard(event.source, now)
         message = event.message
-        if event.source not in self.counters.peers:
+        if counters is self.counters.strangers:
             counters.drop("unconfigured-peer")
         elif isinstance(message, UnknownMessage):
             self.unrecognized(event, now)
@@ -133,6 +132,5 @@ def _is_proxy_update(update: BindingUpdate, unicast: bool) -> bool:
 
 
 def _count_malformed(counters: PeerCounters, message: Admitted) -> None:
-    for option in message.options:
-        if isinstance(option, MalformedOption):
-            counters.drop(f"malformed-option.{option.kind}")
+    for option in message.all(MalformedOption):
+        counters.drop(f"malformed-option.{option.kind}")

@@ -429,8 +429,7 @@ class PlainAnchor(Outbox):
         if promise.fresh and newest:
             self._forget(binding)
             for prefix in binding.prefixes:
-                self._pool.release(prefix, now.wall_s)
-                self._pool.rested(prefix)  # nobody was told of it
+                self._pool.give_up(prefix)  # nobody was told of it
         self._refuse(promise.request.update, promise.request.source, Status.INSUFFICIENT_RESOURCES, now)
 
     def _answer(self, request: _Request, binding: PlainBinding) -> None:

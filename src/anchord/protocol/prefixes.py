@@ -60,6 +60,10 @@ class PrefixPool:
         self._leases.pop(prefix, None)
         self._resting[prefix] = max(rest_until_wall_s, self._resting.get(prefix, 0.0))
 
+    def give_up(self, prefix: IPv6Network) -> None:
+        """Take ``prefix`` back; nobody has had an address of it, so it is free at once."""
+        self._leases.pop(prefix, None)
+
     def rested(self, prefix: IPv6Network) -> None:
         """``prefix`` has rested long enough: it is free again."""
         self._resting.pop(prefix, None)

@@ -1,6 +1,6 @@
-"""The serving gateway (S-MAAR): it notices a node, has it registered, forwards for it, and looks whether it is there.
+"""The serving gateway (S-MAAR): it notices a node, has it registered, and forwards for it.
 
-Rules: RFC 8885 sections 3.1-3.4 and 3.7; RFC 5213 sections 6.7, 6.9.2 and 6.13. A deliberate deviation: when the CMD
+Rules: RFC 8885 sections 3.1-3.4 and 3.7; RFC 5213 sections 6.7 and 6.9.2. A deliberate deviation: when the CMD
 says nothing for ``fallback_s``, the host is served with our own prefix alone, marked unregistered, and registered
 later; and a host that is there outlives the lifetime it was granted while the CMD is silent (``serve_unregistered``).
 """
@@ -23,8 +23,9 @@ from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
 from anchord.protocol.inputs import DirectoryAnswered, HostSeen
 from anchord.protocol.mag import ByPolicy, Mag
-from anchord.protocol.outputs import Probe, Send
+from anchord.protocol.outputs import Send
 from anchord.protocol.prefixes import PoolExhaustedError
+from anchord.protocol.presence import Presence
 from anchord.protocol.registering import Registering
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Finding
@@ -40,13 +41,10 @@ from anchord.wire.messages import (
 )
 from anchord.wire.options import ALL_ZERO_PREFIX, MobileNodeIdentifier, MobileNodeLinkLayerIdentifier
 
-PROBES = 3
 # A host's own frames and the access point's announcement of it come this close together; later ones are another move.
 ONE_MOVE_S = 0.1
 # So long a node's data is looked at where nobody central says which anchors it has: its addresses name them.
 LISTEN_S = 1.0
-# Who was heard so lately has not left. A first repetition comes a second after what it repeats: time enough to move.
-HEARD_LATELY_S = 0.5
 # The plain routers of ``mobility = false`` share one face, as RFC 5213 section 6.9.3 and VRRP have it.
 SHARED_FACE = ""
 
@@ -59,6 +57,7 @@ class ServingRole:
         self._domain = core.settings.domain
         self._advertising = Advertising(core)
         self._budget = Budget(core)
+        self.presence = Presence(core, self._refresh)
         self._direct = Direct(core, self._budget, self._found, self._doubt)
         self._registering: Registering | None = None
         self._directory: DirectoryFinder | None = None
@@ -92,18 +91,24 @@ class ServingRole:
             return
         session.heard_s = now.monotonic_s
         session.probes = 0
-        if seen.address is not None and seen.address != session.address:
-            first, session.address = session.address is None, seen.address
-            if self._is_alone(session):
-                self._direct.heard(session, seen.address, now)
-            if first and session.phase is Phase.SERVING:
-                self._core.persist_soon(session, now)  # a restarted gateway has to know whom to ask
+        if seen.address is not None:
+            self._shown(session, seen.address, now)
         if session.phase is Phase.AWAY:
             self._came_back(session, seen, now)
         elif session.interface != seen.interface:
             self._changed_interface(session, seen, now)
         else:
             self._heard_again(session, seen, now)
+
+    def _shown(self, session: Session, address: IPv6Address, now: Instant) -> None:
+        """The node has used ``address``."""
+        first = (session.link_local if address.is_link_local else session.address) is None
+        if not session.note(address):
+            return
+        if address == session.address and self._is_alone(session):
+            self._direct.heard(session, address, now)
+        if first and session.phase is Phase.SERVING:
+            self._core.persist_soon(session, now)  # a restarted gateway has to know whom to ask
 
     def _heard_again(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """On the interface where it is known to be."""
@@ -118,13 +123,7 @@ class ServingRole:
             session.ticks = max(session.ticks, ticks_of(now.wall_s - seen.age_s))
         if not session.ignored and ("listen", session.key) not in self._core.timers:
             self._core.ignore(session)
-        if ("probe", session.key) in self._core.timers:
-            self._core.timers.cancel(("probe", session.key))
-            if session.held:
-                self._repeat_held(session, now)
-            else:
-                self._refresh(session, now)
-        elif elsewhere_meanwhile or (session.is_fixed and seen.solicited):
+        if not self.presence.answered(session, now) and (elsewhere_meanwhile or (session.is_fixed and seen.solicited)):
             # Where nobody tells us that a node has left, a solicitation may be all that tells of its return.
             self._refresh(session, now)
         if seen.solicited or seen.reassociated:
@@ -174,7 +173,8 @@ class ServingRole:
 
     def _open(self, session: Session, seen: HostSeen, now: Instant) -> None:
         self._core.open(session)
-        session.address = seen.address
+        if seen.address is not None:
+            session.note(seen.address)
         self._begin(session, seen.interface, now)
 
     def _take_attach_token(self, now: Instant) -> bool:
@@ -264,7 +264,8 @@ class ServingRole:
     def _found(self, session: Session, anchors: tuple[Anchor, ...], now: Instant) -> None:
         """Anchors that we asked ourselves have answered; a CMD that is back learns of them from our registration."""
         self._serve(session, anchors, now)
-        if self._registering is not None and not session.registered:
+        if self._registering is not None:
+            session.registered = False  # as it is now, also if the CMD has answered meanwhile
             self._registering.refresh(session, now)
         if self._directory is not None:
             self._directory.found(session, now)
@@ -281,8 +282,7 @@ class ServingRole:
 
     def _doubt(self, session: Session, now: Instant) -> None:
         """An anchor has heard newer things of the node: if it is still here, it says so, and is registered again."""
-        session.probes, session.held = 0, ()
-        self.probe(session.key, now)
+        self.presence.ask(session, now)
 
     def acknowledged(self, source: IPv6Address, ack: BindingAcknowledgement, now: Instant) -> None:
         """A PBA from the CMD, or from an anchor that we have asked or that the CMD has."""
@@ -299,7 +299,8 @@ class ServingRole:
     def notified(self, source: IPv6Address, notification: UpdateNotification, now: Instant) -> None:
         """The CMD has news of a node that we serve and wants it registered again (RFC 7077 section 4.1, decision 14).
 
-        Its answer to that registration is the news: the list of anchors, complete.
+        Its answer to that registration is the news: the list of anchors, complete. Where there is no CMD, it is an
+        anchor that another gateway has asked for the node a moment after us.
         """
         core, mn_id = self._core, notification.first(MobileNodeIdentifier)
         ll_id = notification.first(MobileNodeLinkLayerIdentifier)
@@ -313,8 +314,10 @@ class ServingRole:
             core.emit(Send(source, done))
         if session is None or session.phase is not Phase.SERVING:
             core.counters.of(source).drop("notification-not-serving")
-        elif notification.reason == NotificationReason.FORCE_REREGISTRATION:
+        elif notification.reason == NotificationReason.FORCE_REREGISTRATION and source == self._domain.central:
             self._finder.refresh(session, now)
+        elif any(anchor.maar == source for anchor in session.anchors):
+            self._doubt(session, now)
 
     def abandon(self, session: Session) -> None:
         """The node is elsewhere: nothing of what we do for it here goes on (decision 17)."""
@@ -338,9 +341,7 @@ class ServingRole:
                 core.timers.set(("fallback", session.key), now.monotonic_s + self._domain.timing.fallback_s)
         session.phase = Phase.SERVING
         session.serving = None
-        for anchor in anchors:
-            if anchor.router is not None:
-                core.router_macs[anchor.router.mac] = session.key
+        core.show(session, (anchor.router for anchor in anchors))
         if not session.registered:
             core.lives_on(session, self._domain.lifetimes.binding_s, now)
         core.declare(session, Continuation(session.key))
@@ -428,77 +429,20 @@ class ServingRole:
         """It is time to renew what the node was promised."""
         self._advertising.advertise(session, now)
 
-    # Keeping alive
-
-    def refresh_due(self, key: str, now: Instant) -> None:
-        """Before each refresh the node has been heard lately, or is asked (RFC 5213 section 6.13)."""
-        session = self._core.sessions.get(key)
-        if session is None or session.phase is not Phase.SERVING:
-            return
-        if now.monotonic_s - session.heard_s <= self._domain.timing.probe_after_s:
-            self._refresh(session, now)
-        else:
-            session.probes, session.held = 0, ()
-            self.probe(key, now)
-
-    def probe(self, key: str, now: Instant) -> None:
-        """Three questions, then a pause; without an answer the lifetime runs out."""
-        session = self._core.sessions.get(key)
-        if session is None or session.phase is not Phase.SERVING or session.interface is None:
-            return
-        pause_s = self._domain.timing.probe_interval_s
-        if session.probes >= PROBES or session.address is None:
-            session.probes = 0
-            pause_s = self._domain.timing.probe_after_s
-            self._core.report("silent", mn=mn_id_text(session.mn_id))
-        else:
-            session.probes += 1
-            self._core.emit(Probe(session.interface, session.mac, session.router, session.address))
-        self._core.timers.set(("probe", key), now.monotonic_s + pause_s)
+    # Ends
 
     def _refresh(self, session: Session, now: Instant) -> None:
         """The node is there."""
         session.verified_s = now.monotonic_s
+        silent = self._registering is not None and self._finder.is_waiting(session)
         self._finder.refresh(session, now)
-        if self._registering is not None and not session.registered and not session.is_fixed:
+        if silent and not session.registered and not session.is_fixed:
             # Nobody else tells its anchors that it is still somewhere: their dead-man timers would free its prefixes.
             self._direct.refresh(session, now)
-
-    def is_doubtful(self, session: Session, peer: IPv6Address, now: Instant) -> bool:
-        """Whether the node may have left since it was heard, although we serve it and would say so to ``peer`` again.
-
-        A repetition carries the latest timestamp: an anchor or LMA would follow it away from where the node is by now.
-        A CMD knows whose word counts. One that has shown no address cannot be asked.
-        """
-        if session.phase is not Phase.SERVING:
-            return False
-        silent_s = now.monotonic_s - max(session.heard_s, session.verified_s)
-        to_central = peer == self._domain.central
-        if session.address is None:
-            return not to_central and silent_s > self._domain.timing.probe_after_s
-        return silent_s > (self._domain.timing.probe_after_s if to_central else HEARD_LATELY_S)
 
     def claim(self, session: Session, elsewhere: IPv6Address, now: Instant) -> None:
         """A gateway has asked for a node that we have heard later: it is to know, and may anchor something of it."""
         self._direct.ask(session, elsewhere, (), now)
-
-    def hold(self, session: Session, peer: IPv6Address, now: Instant) -> None:
-        """Ask the node whether it is still here, unless that is under way; if it is, ``peer`` is told so again."""
-        if ("probe", session.key) not in self._core.timers:
-            session.probes, session.held = 0, (peer,)
-            self.probe(session.key, now)
-        elif session.held and peer not in session.held:
-            session.held = (*session.held, peer)
-
-    def _repeat_held(self, session: Session, now: Instant) -> None:
-        """The node is there: what waited for that goes on, and no faster than it would have without."""
-        session.verified_s = now.monotonic_s
-        held, session.held = session.held, ()
-        for peer in held:
-            exchange = self._core.exchanges.outstanding(peer, session.key)
-            if exchange is not None:
-                self._core.counters.of(peer).repeated += 1
-                self._core.emit(*self._core.exchanges.go_on(exchange, now))
 
     def mistaken(self, session: Session, now: Instant) -> None:
         """What was taken for a host is a gateway: as if it had never been here."""

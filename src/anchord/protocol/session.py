@@ -22,7 +22,7 @@ from typing import Any
 from anchord.declared import HostState, LogicalRouter, PrefixEntry, Role
 from anchord.protocol.groups import Anchor, router_from_json, router_to_json
 from anchord.protocol.journal import address_text, prefix_text
-from anchord.wire.options import ALL_ZERO_PREFIX, MobileNodeIdentifier
+from anchord.wire.options import MobileNodeIdentifier
 
 
 class Phase(Enum):
@@ -60,13 +60,16 @@ class Session:
     expires_wall_s: float = 0.0
     answered_s: float = -1e9  # monotonic; when the CMD last acknowledged
     answered_sequence: int = -1  # of the PBU whose PBAs are still additive (decision 12)
-    address: IPv6Address | None = None  # one the node has used; who is asked whether it is still there
+    address: IPv6Address | None = None  # the last that the node has used, but for link-local ones
+    link_local: IPv6Address | None = None  # the last of these that it has used
+    own_address: IPv6Address | None = None  # the last of our own prefix that it has used
     asked: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # directly, since it came
     told_of_ours: tuple[IPv6Address, ...] = ()  # anchors that think, since it came, that it has our prefix
     unsettled: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # refused, to be asked again
     confirmed_s: dict[IPv6Address, float] = field(default_factory=dict)  # monotonic; last PBA of who was asked directly
     told_sequence: int | None = None  # of the CMD's last update about it, when no timestamps are in use
     # The rest is not journalled: it is about this moment.
+    faces: tuple[bytes, ...] = ()  # MAC addresses of the routers that it was shown last besides ours
     heard_s: float = 0.0  # monotonic; last frame of the node
     attached_s: float = -1e9  # monotonic; when it was first heard on its interface
     verified_s: float = -1e9  # monotonic; when it was last found to be there, for a refresh
@@ -80,7 +83,26 @@ class Session:
     @property
     def is_fixed(self) -> bool:
         """Whether all its prefixes are anchored at one LMA, whose MAG we are (RFC 5213)."""
-        return self.prefix == ALL_ZERO_PREFIX
+        return not self.prefix.prefixlen
+
+    def note(self, address: IPv6Address) -> bool:
+        """The node has used ``address``; False: as last time."""
+        if address.is_link_local:
+            known, self.link_local = self.link_local, address
+            return known != address
+        if address in self.prefix:
+            self.own_address = address
+        known, self.address = self.address, address
+        return known != address
+
+    def askable(self) -> tuple[IPv6Address, ...]:
+        """Addresses at which the node answers whether it is here: those it has shown and cannot have forgotten yet."""
+        found = [address for address in (self.link_local, self.own_address) if address is not None]
+        anchored = [*self.asked.values(), *(anchor.prefixes for anchor in self.anchors)]
+        held = (*self.released, *(prefix for prefixes in anchored for prefix in prefixes))
+        if self.address is not None and any(self.address in prefix for prefix in held):
+            found.append(self.address)
+        return tuple(found)
 
     def forwarding(self, local_networks: tuple[IPv6Network, ...] = ()) -> HostState:
         """What should be true of this node in the kernel now; ``local_networks`` are those behind this gateway."""
@@ -130,6 +152,8 @@ class Session:
             "registered": self.registered,
             "expires_wall_s": self.expires_wall_s,
             "address": None if self.address is None else address_text(self.address),
+            "link_local": None if self.link_local is None else address_text(self.link_local),
+            "own_address": None if self.own_address is None else address_text(self.own_address),
         }
 
     @classmethod
@@ -159,4 +183,6 @@ class Session:
             registered=value["registered"],
             expires_wall_s=value["expires_wall_s"],
             address=None if value["address"] is None else IPv6Address(value["address"]),
+            link_local=None if value.get("link_local") is None else IPv6Address(value["link_local"]),
+            own_address=None if value.get("own_address") is None else IPv6Address(value["own_address"]),
         )

@@ -26,7 +26,12 @@ class GatewayInfo:
     def owns(self, prefix: IPv6Network) -> bool:
         """Whether ``prefix`` is a /64 out of this gateway's pools."""
         # No pool is longer than /64, so the first address decides; subnet_of() takes ten times as long.
-        return prefix.prefixlen == 64 and any(prefix.network_address in pool for pool in self.pools)
+        if prefix.prefixlen == 64:
+            address = prefix.network_address
+            for pool in self.pools:
+                if address in pool:
+                    return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)

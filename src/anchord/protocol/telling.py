@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.protocol.answering import Answering
@@ -200,13 +200,42 @@ class Telling:
         silent = binding.unconfirmed.pop(gateway.address, False)
         binding.confirmed_wall_s[gateway.address] = now.wall_s
         face = read_groups(gateway.address, ack.options).own
-        told = replace(anchor, router=face.router or anchor.router, local_networks=face.local_networks)
+        held = self._held(binding, anchor, ack, gateway)
+        told = replace(anchor, prefixes=held, router=face.router or anchor.router, local_networks=face.local_networks)
         if told != anchor:
             binding.anchors[binding.anchors.index(anchor)] = told
+        if held != anchor.prefixes:
+            self._corrected(binding, anchor, now)
         if (unsettled or told != anchor) and not self._answering.is_gathering(binding):
             self._persist(binding)
         if unsettled and not self._answering.settled(binding, now) and (silent or self._domain.mode is Mode.RELAY):
             # It may be named only now, and nobody waits for an answer that could name it.
+            self._notifying.notify(binding, now)
+
+    def _held(
+        self, binding: Binding, anchor: Anchor, ack: BindingAcknowledgement, gateway: GatewayInfo
+    ) -> tuple[IPv6Network, ...]:
+        """What the anchor says that it holds (RFC 5213 section 5.3.6).
+
+        It may have given the node another prefix while we were not there to be told. Of what is not its own, or another
+        node's, nothing is believed.
+        """
+        said = tuple(option.prefix for option in ack.all(HomeNetworkPrefix))
+        if any(not gateway.owns(prefix) or not self._cache.may_hold(binding.key, prefix) for prefix in said):
+            return anchor.prefixes
+        return said or anchor.prefixes
+
+    def _corrected(self, binding: Binding, before: Anchor, now: Instant) -> None:
+        """The node may still have addresses of what its anchor does not hold any more: the serving gateway is told."""
+        self._cache.let_go(before.prefixes)
+        self._cache.keep(binding)
+        held = binding.prefixes()
+        gone = [prefix for prefix in before.prefixes if prefix not in held]
+        binding.note_released(gone, now.wall_s + self._domain.lifetimes.valid_s)
+        for prefix in held:
+            binding.released.pop(prefix, None)
+        self._out.report("anchor-corrected", mn=mn_id_text(binding.mn_id), anchor=str(before.maar))
+        if not self._answering.is_gathering(binding):
             self._notifying.notify(binding, now)
 
     def _anchor_refused(
@@ -231,6 +260,8 @@ class Telling:
         self.stop(exchange.peer, exchange.session)
         if binding is not None and anchor is not None:
             self.withdraw(binding, anchor, now)
+            # It may still forward to where it was told to before, or its kernel may take later what it has refused.
+            self.tell(binding, anchor, 0, now)
 
     def withdraw(self, binding: Binding, anchor: Anchor, now: Instant) -> None:
         """What ``anchor`` held for the node is gone; the serving gateway is told, if it knew (decision 14)."""

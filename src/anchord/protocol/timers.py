@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
@@ -20,6 +20,13 @@ class Instant(NamedTuple):
     wall_s: float
 
 
+class Clock(Protocol):
+    """Something that has to be looked at when a time has come."""
+
+    def next_s(self) -> float | None:
+        """When (monotonic seconds), or None."""
+
+
 class Timers(Generic[K]):
     """Timers by key; setting one again moves it. Equal times fire in the order in which they were set."""
 
@@ -28,10 +35,13 @@ class Timers(Generic[K]):
         self._heap: list[tuple[float, int, K]] = []
         self._entry: dict[K, tuple[float, int]] = {}  # of each key, the one in the heap that counts
         self._serial = 0
+        self._next_s: float | None = None
+        self._is_known = True  # whether ``_next_s`` is what ``next_s`` would find: it is asked after every input
 
     def set(self, key: K, at_s: float) -> None:
         """Let ``key`` fall due at the monotonic time ``at_s`` (seconds), instead of any earlier setting."""
         self._serial += 1
+        self._is_known = False
         self._due[key] = due = (at_s, self._serial)
         # What is put off, as each refresh does, is moved when its old time comes up: no dead entry is left behind.
         entry = self._entry.get(key)
@@ -47,13 +57,20 @@ class Timers(Generic[K]):
 
     def cancel(self, key: K) -> None:
         """Forget ``key``; unknown keys are fine."""
-        self._due.pop(key, None)
+        if self._due.pop(key, None) is not None:
+            self._is_known = False
 
     def __contains__(self, key: object) -> bool:
         return key in self._due
 
     def next_s(self) -> float | None:
         """The monotonic time (seconds) of the next timer, or None when nothing is waiting."""
+        if not self._is_known:
+            self._next_s = self._find_next()
+            self._is_known = True
+        return self._next_s
+
+    def _find_next(self) -> float | None:
         while self._heap:
             at_s, serial, key = self._heap[0]
             due = self._due.get(key)
@@ -74,6 +91,7 @@ class Timers(Generic[K]):
         at_s = self.next_s()
         if at_s is None or at_s > now_s:
             return None
+        self._is_known = False
         key = heapq.heappop(self._heap)[2]
         del self._due[key], self._entry[key]
         return key

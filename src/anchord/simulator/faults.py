@@ -11,6 +11,7 @@ from anchord.simulator.world import DIRECTORY, World
 
 INTERFACES = ("acc0", "acc1")
 PACKET_S = 2.0
+REACHABLE_S = 30.0  # RFC 4861 section 10: for about so long a host believes that its router is there
 
 
 class Hostility:
@@ -50,10 +51,10 @@ class Hostility:
         """The network is good, every node is there, clocks agree."""
         world = self.world
         world.links.heal()
-        world.radio_loss = 0.0
-        for address, process in world.nodes.items():
+        world.air.loss = 0.0
+        for process in world.nodes.values():
             process.refuses, process.skew_s, process.cut_after = False, 0.0, None
-            world.start(address)
+            world.start(process)
         if world.directory is None:
             world.directory_back()
         for host in world.hosts:
@@ -97,19 +98,24 @@ class Hostility:
             world.trace.note(world.now_s, f"host{host.number}", f"is at {world.nodes[gateway].name} {place[1]}")
         # An access point says so, or the host does, or its next packet will.
         if random.random() < 0.7:
-            world.frame(host, reassociated=True)
+            world.air.reassociates(host)
         if random.random() < 0.5:
-            world.at(world.now_s + random.random() * 0.05, self._solicit, host, host.moves)
+            world.at(world.now_s + random.random() * 0.05, self._come_up, host, host.moves)
         world.at(world.now_s + random.random() * 3.0, self._speak, host, host.moves)
 
-    def _solicit(self, host: Host, moves: int) -> None:
-        if host.moves == moves:
-            self.world.frame(host, solicited=True)
+    def _come_up(self, host: Host, moves: int) -> None:
+        if host.moves == moves and host.place is not None:
+            self.world.air.comes_up(host)
 
     def _speak(self, host: Host, moves: int) -> None:
-        """Multicast listener reports and the like, from whoever has nothing else to say."""
-        if host.moves == moves and host.place is not None:
-            self.world.frame(host)
+        """Its carrier may not have gone, and it says nothing until it has something to say."""
+        if host.moves != moves or host.place is None:
+            return
+        usable = [] if host.idle else host.preferred(self.world.now_s)
+        if usable:
+            self.world.air.sends(host, usable[0])
+        else:
+            self.world.air.reports(host)
 
     def _traffic(self, host: Host) -> None:
         """Both ways, with every address; a host without a router asks for one."""
@@ -117,12 +123,21 @@ class Hostility:
         host.forget(world.now_s)
         if host.place is not None:
             if not host.routers:
-                world.frame(host, solicited=True)
+                world.air.solicits(host)
             elif not host.idle or self.random.random() < 0.2:
-                for prefix in host.usable(world.now_s):
-                    world.frame(host, prefix=prefix)  # what a gateway does not filter tells it that the host is there
-                world.checks.exchange_packets(host)
+                self._packets(host)
         world.at(world.now_s + PACKET_S * (0.5 + self.random.random()), self._traffic, host)
+
+    def _packets(self, host: Host) -> None:
+        world, usable = self.world, host.usable(self.world.now_s)
+        for prefix in usable:
+            world.air.sends(host, prefix)  # what a gateway does not filter tells it that the host is there
+        if usable and not host.idle and world.now_s >= host.confirmed_s + REACHABLE_S:
+            # With the address of a packet that it has for its router (RFC 4861 section 7.2.2).
+            world.air.shows(host, host.address(self.random.choice(usable)))
+            host.confirmed_s = world.now_s
+        others = [each for each in world.hosts if each is not host and each.place is not None]
+        world.checks.exchange_packets(host, self.random.choice(others) if others else None)
 
     # Nodes
 
@@ -147,10 +162,10 @@ class Hostility:
         world.fault("crash" if keep else "crash-without-store")
         if keep and random.random() < 0.5:
             world.nodes[address].cut_after = random.randrange(5)
-            world.at(world.now_s + 1.0, world.kill, address, True)
+            world.at(world.now_s + 1.0, world.kill, world.nodes[address], True)
         else:
-            world.kill(address, keep)
-        world.at(max(self._for_a_while(), min(world.now_s + 1.1, self.over_s)), world.start, address)
+            world.kill(world.nodes[address], keep)
+        world.at(max(self._for_a_while(), min(world.now_s + 1.1, self.over_s)), world.start, world.nodes[address])
 
     def _refuse(self) -> None:
         gateway = self.world.nodes[self.random.choice(self._gateways)]
@@ -171,8 +186,8 @@ class Hostility:
             world.at(self._for_a_while(), world.directory_back)
         elif CENTRAL in world.nodes:
             world.fault("cmd-away")
-            world.kill(CENTRAL, keep)
-            world.at(self._for_a_while(), world.start, CENTRAL)
+            world.kill(world.nodes[CENTRAL], keep)
+            world.at(self._for_a_while(), world.start, world.nodes[CENTRAL])
 
     def _skew(self) -> None:
         world = self.world

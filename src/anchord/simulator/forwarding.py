@@ -29,11 +29,15 @@ class Fate(Enum):
 
 @dataclass(slots=True)
 class Journey:
-    """Where a packet went. ``at``: who got it, a host's MAC; None: the wired network."""
+    """Where a packet went. ``at``: who got it, a host's MAC; None: the wired network. ``place``: on which access link.
+
+    ``tunnels``: pairs of anchor or serving gateway that it went between.
+    """
 
     fate: Fate
     at: bytes | None = None
-    tunnels: int = 0
+    place: tuple[IPv6Address, str | None] | None = None
+    tunnels: list[tuple[IPv6Address, IPv6Address]] = field(default_factory=list)
     path: list[str] = field(default_factory=list)
 
 
@@ -58,6 +62,10 @@ class Plane:
     def owns(self, prefix: int) -> bool:
         """Whether it lies in one of the pools."""
         return any(prefix >> (64 - length) == value for value, length in self.pools)
+
+    def takes_back(self, source: int | None) -> bool:
+        """Whether what came out of a tunnel, for nobody here, goes back to normal routing."""
+        return source is not None and self.owns(source)
 
     def install(self, state: HostState) -> list[int]:
         """Make it true; the prefixes that another host holds here already."""
@@ -87,11 +95,19 @@ class Plane:
                 self.inner[prefix] = state.host
         return taken
 
-    def forget_all(self) -> None:
-        """The machine was started anew."""
-        for host in list(self.states):
-            self.install(HostState(host))
-        self.used_s = {}
+    def leads_to(self, host: str, here: IPv6Address) -> list[int]:
+        """Prefixes of this host that are tunnelled to ``here``."""
+        state = self.states.get(host)
+        entries = () if state is None else state.entries
+        return [upper(entry.prefix) for entry in entries if (entry.role, entry.peer) == (Role.EXPORTED, here)]
+
+    def leads_elsewhere(self, host: str, here: IPv6Address) -> IPv6Address | None:
+        """A gateway that is not ``here`` to which a tunnel of this host leads."""
+        state = self.states.get(host)
+        for entry in () if state is None else state.entries:
+            if entry.role is Role.EXPORTED and entry.peer != here:
+                return entry.peer
+        return None
 
 
 class Core:
@@ -99,7 +115,8 @@ class Core:
 
     def __init__(self, planes: list[Plane]) -> None:
         self.planes = planes
-        self._by_address = {plane.address: plane for plane in planes}
+        self.by_address = {plane.address: plane for plane in planes}
+        self._owners: dict[int, Plane | None] = {}
 
     def from_host(self, plane: Plane, source: int, destination: int | None, now_s: float) -> Journey:
         """A packet of a host at ``plane``; ``destination`` None: somewhere in the wired network."""
@@ -108,7 +125,7 @@ class Core:
         if bound is None:
             journey.fate = Fate.UNBOUND
         elif bound[1] is None:
-            self._route(plane, destination, journey, now_s, HOP_LIMIT)
+            self._route(plane, source, destination, journey, now_s, HOP_LIMIT)
         else:
             self._tunnel(plane, bound[1], source, destination, journey, now_s, HOP_LIMIT)
         return journey
@@ -116,11 +133,13 @@ class Core:
     def to_host(self, destination: int, now_s: float) -> Journey:
         """A packet from the wired network."""
         journey = Journey(Fate.LOST)
-        self._route(None, destination, journey, now_s, HOP_LIMIT)
+        self._route(None, None, destination, journey, now_s, HOP_LIMIT)
         return journey
 
-    def _route(self, plane: Plane | None, to: int | None, journey: Journey, now_s: float, hops: int) -> None:
-        """Normal routing: HOSTS, and the wired network for all else."""
+    def _route(
+        self, plane: Plane | None, source: int | None, to: int | None, journey: Journey, now_s: float, hops: int
+    ) -> None:
+        """Normal routing: HOSTS, and the wired network for all else. ``source`` None: from there."""
         if hops <= 0:
             journey.fate = Fate.LOOP
             return
@@ -131,18 +150,23 @@ class Core:
         if plane is not None and found is not None:
             if found[1] is not None:
                 plane.used_s[to] = now_s
-                self._tunnel(plane, found[1], None, to, journey, now_s, hops - 1)
+                self._tunnel(plane, found[1], source, to, journey, now_s, hops - 1)
             else:
                 self._deliver(plane, found[0], journey)
             return
         if plane is not None and plane.owns(to):
             journey.fate = Fate.UNREACHABLE
             return
-        owner = next((each for each in self.planes if each.owns(to)), None)
+        owner = self._owner(to)
         if owner is None:
             return
         journey.path.append(owner.name)
-        self._route(owner, to, journey, now_s, hops - 1)
+        self._route(owner, source, to, journey, now_s, hops - 1)
+
+    def _owner(self, prefix: int) -> Plane | None:
+        if prefix not in self._owners:
+            self._owners[prefix] = next((each for each in self.planes if each.owns(prefix)), None)
+        return self._owners[prefix]
 
     def _tunnel(
         self,
@@ -154,23 +178,28 @@ class Core:
         now_s: float,
         hops: int,
     ) -> None:
-        """Into the tunnel to ``peer``, and what INNER there does with it. ``source`` None: of no host here."""
-        end = self._by_address[peer]
-        journey.tunnels += 1
+        """Into the tunnel to ``peer``, and what INNER there does with it.
+
+        A source out of its own pool goes back to normal routing there, wherever it comes from: a packet that a host of
+        the peer's sends to one that has just left it may come round several times (``kernel/tables.py``).
+        """
+        end = self.by_address[peer]
+        journey.tunnels.append((plane.address, peer))
         journey.path.append(f"={end.name}")
         host = None if to is None else end.inner.get(to)
         if hops <= 0:
             journey.fate = Fate.LOOP
         elif host is not None:
             self._deliver(end, host, journey)
-        elif source is not None and end.owns(source):
-            end.used_s[source] = now_s
-            self._route(end, to, journey, now_s, hops - 2)
+        elif end.takes_back(source):
+            if source is not None:
+                end.used_s[source] = now_s
+            self._route(end, source, to, journey, now_s, hops - 2)
         else:
             journey.fate = Fate.STALE
 
     @staticmethod
     def _deliver(plane: Plane, host: str, journey: Journey) -> None:
         state = plane.states[host]
-        journey.fate, journey.at = Fate.DELIVERED, state.mac
+        journey.fate, journey.at, journey.place = Fate.DELIVERED, state.mac, (plane.address, state.interface)
         journey.path.append(f"{plane.name}/{state.interface}")

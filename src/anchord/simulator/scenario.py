@@ -70,18 +70,21 @@ class Scenario:
         Without faults: two repetitions of what a slow network may cross. With them, the worst is a gateway that
         believes for a lifetime to serve the node, and whose last word an anchor keeps for its dead-man timer.
         """
-        if self.calm:
-            return 3.0
+        return 3.0 if self.calm else self.believed_s
+
+    @property
+    def believed_s(self) -> float:
+        """How long somebody may believe that a node is where it is not."""
         timing, lifetimes = self.domain.timing, self.domain.lifetimes
-        believed_s = timing.probe_after_s + timing.min_delay_before_bce_delete_s + 2.0 * lifetimes.binding_s
-        return believed_s + timing.dead_man_lifetimes * lifetimes.binding_s
+        served_s = timing.probe_after_s + timing.min_delay_before_bce_delete_s + 2.0 * lifetimes.binding_s
+        return served_s + timing.dead_man_lifetimes * lifetimes.binding_s
 
     @property
     def gone_s(self) -> float:
         """How long after the last host has left nothing may be left of any."""
         timing, lifetimes = self.domain.timing, self.domain.lifetimes
         ends_s = sum(min(2.0**n, timing.max_bindack_s) for n in range(self.domain.limits.end_tries + 1))
-        return self.stale_s + ends_s + lifetimes.valid_s + lifetimes.binding_s + 10.0
+        return self.believed_s + ends_s + lifetimes.valid_s + 2.0 * lifetimes.binding_s + 10.0
 
     def gateway_settings(self) -> list[GatewaySettings]:
         """One for each gateway; where nothing is central all others are neighbours."""
@@ -101,7 +104,8 @@ def scenario(seed: int) -> Scenario:
     random = Random(seed)
     kind = KINDS[seed % len(KINDS)]
     calm = (seed // len(KINDS)) % CALM_EVERY == 0
-    domain = _domain(random, kind, random.randint(2, 6))
+    hosts = random.choice((1, 1, 2, 3))
+    domain = _domain(random, kind, random.randint(2, 6), hosts)
     one_way_s = random.choice((0.0005, 0.002, 0.01, 0.04))
     network = Network(one_way_s)
     pauses = (2.0, 5.0, 15.0) if calm else (0.03, 0.3, 2.0, 5.0, 15.0)
@@ -109,7 +113,7 @@ def scenario(seed: int) -> Scenario:
         seed=seed,
         kind=kind,
         calm=calm,
-        hosts=random.choice((1, 1, 2, 3)),
+        hosts=hosts,
         domain=domain,
         idle_release=random.random() < 0.7,
         network=network,
@@ -148,7 +152,7 @@ def _with_faults(made: Scenario, random: Random) -> Scenario:
     )
 
 
-def _domain(random: Random, kind: str, count: int) -> DomainSettings:
+def _domain(random: Random, kind: str, count: int, hosts: int) -> DomainSettings:
     infos = [
         GatewayInfo(f"gw{n}", IPv6Address(f"2001:db8:f{n}::1"), (IPv6Network(f"2001:db8:a{n}::/48"),))
         for n in range(1, count + 1)
@@ -164,10 +168,15 @@ def _domain(random: Random, kind: str, count: int) -> DomainSettings:
         idle_release_s=random.choice((10.0, 30.0, 300.0)),
         heartbeat_s=random.choice((10.0, 60.0)),
     )
+    attaches_per_s, attach_burst = random.choice(((50.0, 200), (1.0, 4)))
     limits = Limits(
+        hosts=hosts,
+        bindings=8 * hosts,
         anchors_per_host=random.choice((2, 3, 7, 7)),
         max_update_rate=random.choice((1, 3)),
         updates_per_s=random.choice((20.0, 2000.0)),
+        attaches_per_s=attaches_per_s,
+        attach_burst=attach_burst,
     )
     central = kind in ("proxy", "relay", "locator")
     return DomainSettings(

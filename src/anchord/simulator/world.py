@@ -28,9 +28,11 @@ from anchord.protocol.outputs import (
     Report,
     Send,
 )
+from anchord.protocol.session import Phase
+from anchord.simulator.air import Air
 from anchord.simulator.checks import Checks
 from anchord.simulator.forwarding import Core, Plane, upper
-from anchord.simulator.hosts import Host, population
+from anchord.simulator.hosts import population
 from anchord.simulator.network import Links
 from anchord.simulator.process import Machine, Process
 from anchord.simulator.scenario import CENTRAL, Scenario
@@ -41,15 +43,15 @@ from anchord.store.interface import StoreError
 from anchord.store.memory import MemoryStore
 from anchord.wire.header import decode, encode
 
-FRAME_S = 0.0001  # from a host to its gateway's process
-FILTER_S = 0.005
 WATCH_S = 1.0  # between looks at all tunnels
 AUDIT_S = 5.0  # the kernel layer tries again what was refused
+LOOK_EVERY = 16  # inputs of a process between looks at all it holds
 DIRECTORY = IPv6Address("2001:db8:fd::1")
+Pair = tuple[IPv6Address, IPv6Address]
 
 
 class World:
-    """One run. ``gateway`` and ``central`` make the objects: tests put others in their place."""
+    """One run. ``gateway``, ``central`` and ``plane`` make its parts: tests put faulty ones in their place."""
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class World:
         as_bytes: bool,
         gateway: Callable[..., Machine] = Gateway,
         central: Callable[..., Machine] = Central,
+        plane: Callable[..., Plane] = Plane,
     ) -> None:
         self.scenario, self.trace, self.as_bytes = scenario, trace, as_bytes
         self.random = Random(f"world {scenario.seed}")
@@ -66,38 +69,40 @@ class World:
         self.faults: Counter[str] = Counter()
         self.links = Links(scenario.network, self.random, self.faults)
         self.hosts = population(scenario.hosts, self.random)
-        self.radio_loss = scenario.radio_loss
+        self.air = Air(self, scenario.radio_loss)
         self.store = MemoryStore()
         self.directory: EmbeddedDirectory | None = self._new_directory()
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = 0
-        self._last_arrival_s: dict[tuple[IPv6Address, IPv6Address], float] = {}
+        self._last_arrival_s: dict[tuple[str, str], float] = {}  # by the names of both ends
+        domain = scenario.domain
         planes: list[Plane] = []
         self.nodes: dict[IPv6Address, Process] = {}
-        if scenario.domain.central is not None:
-            self.nodes[CENTRAL] = Process("cmd", lambda: central(scenario.central_settings()), None)
-        for settings in scenario.gateway_settings():
-            plane = Plane(settings.me.name, settings.me.address, settings.me.pools)
-            planes.append(plane)
-            self.nodes[settings.me.address] = Process(settings.me.name, partial(gateway, settings), plane)
+        if domain.central is not None:
+            settings = scenario.central_settings()
+            self.nodes[CENTRAL] = Process("cmd", CENTRAL, domain, lambda: central(settings), None)
+        for each in scenario.gateway_settings():
+            made = plane(each.me.name, each.me.address, each.me.pools)
+            planes.append(made)
+            self.nodes[each.me.address] = Process(each.me.name, each.me.address, domain, partial(gateway, each), made)
         self.core = Core(planes)
         self.by_mac = {host.mac: host for host in self.hosts}
         self.checks = Checks(self)
-        self._perform: dict[type, Callable[[IPv6Address, Process, Any], None]] = {
+        self._perform: dict[type, Callable[[Process, Any], None]] = {
             Send: self._send,
             Declare: self._declare,
-            Advertise: self._advertise,
-            Probe: self._probe,
+            Advertise: self.air.advertise,
+            Probe: self.air.probe,
             AskUse: self._ask_use,
-            Ignore: self._filter,
-            Heed: self._filter,
+            Ignore: self.air.filter,
+            Heed: self.air.filter,
             Persist: self._persist,
             DirectoryGet: self._ask_directory,
             DirectoryPut: self._ask_directory,
             Report: self._report,
         }
-        for address in self.nodes:
-            self.start(address)
+        for process in self.nodes.values():
+            self.start(process)
         self.at(WATCH_S, self._watch)
 
     # The clock
@@ -109,9 +114,9 @@ class World:
 
     def run_until(self, end_s: float) -> None:
         """Let everything happen that is due until then."""
-        queue = self._queue
+        queue, pop = self._queue, heapq.heappop
         while queue and queue[0][0] <= end_s:
-            self.now_s, _, call, arguments = heapq.heappop(queue)
+            self.now_s, _, call, arguments = pop(queue)
             call(*arguments)
         self.now_s = end_s
 
@@ -121,42 +126,58 @@ class World:
 
     # Processes
 
-    def start(self, address: IPv6Address) -> None:
+    def start(self, process: Process) -> None:
         """A node begins, or begins again."""
-        process = self.nodes[address]
         if process.machine is not None:
             return
         journal = process.begin()
         assert process.machine is not None
-        self.perform(address, process, process.machine.restore(journal, process.instant(self.now_s)))
+        self.perform(process, process.machine.restore(journal, process.instant(self.now_s)))
         if process.plane is not None:
             process.kernel_free_s = max(process.kernel_free_s, self.now_s) + 0.0005
             self.at(process.kernel_free_s, self._sweep, process, process.life)
-        self._wake_up(address, process)
+        self._wake_up(process)
 
-    def kill(self, address: IPv6Address, keep_journal: bool) -> None:
-        """kill -9."""
-        process = self.nodes[address]
-        if process.machine is not None:
-            process.die(keep_journal)
-            if self.trace.wanted:
-                self.trace.note(self.now_s, process.name, f"killed, journal {'kept' if keep_journal else 'lost'}")
+    def kill(self, process: Process, keep_journal: bool) -> None:
+        """kill -9; without the journal, the machine was replaced by another, whose kernel is empty."""
+        if process.machine is None:
+            return
+        process.die(keep_journal)
+        if self.trace.wanted:
+            self.trace.note(self.now_s, process.name, f"killed, journal {'kept' if keep_journal else 'lost'}")
+        if process.plane is not None and not keep_journal:
+            for host in list(process.plane.states):
+                self.installed(process, HostState(host))
+            process.plane.used_s, process.plane.since_s = {}, self.now_s
 
-    def feed(self, address: IPv6Address, event: Input) -> None:
+    def feed(self, process: Process, event: Input) -> None:
         """One input, and what follows from it."""
-        process = self.nodes[address]
         machine = process.machine
         if machine is None:
             return
-        self.inputs += 1
+        self._count(process)
         if self.trace.wanted:
-            self.trace.note(self.now_s, process.name, f"< {event}")
+            self.trace.event(self.now_s, process.name, "<", event)
+        seen = type(event) is HostSeen
+        was_here = seen and self._has_here(process, event)
         outputs = machine.handle(event, process.instant(self.now_s))
+        if seen and not was_here and self._has_here(process, event):
+            self.checks.found(process, process.pace.attached(self.now_s))
         if outputs:
-            self.perform(address, process, outputs)
-        self._wake_up(address, process)
+            self.perform(process, outputs)
+        self._wake_up(process)
 
-    def perform(self, address: IPv6Address, process: Process, outputs: list[Output]) -> None:
+    def _has_here(self, process: Process, seen: Any) -> bool:
+        session = process.sessions.get(self.by_mac[seen.mac].key)
+        return session is not None and session.phase is not Phase.AWAY
+
+    def _count(self, process: Process) -> None:
+        self.inputs += 1
+        process.inputs += 1
+        if process.inputs % LOOK_EVERY == 0:
+            self.checks.limits(process)
+
+    def perform(self, process: Process, outputs: list[Output]) -> None:
         """Carry outputs out, in order; a process may die on the way."""
         cut = process.cut_after
         perform = self._perform
@@ -164,112 +185,110 @@ class World:
             if cut is not None and number >= cut:
                 break
             if self.trace.wanted:
-                self.trace.note(self.now_s, process.name, f"> {output}")
-            perform[type(output)](address, process, output)
+                self.trace.event(self.now_s, process.name, ">", output)
+            perform[type(output)](process, output)
         if cut is not None and outputs:
-            self.kill(address, True)
+            self.kill(process, True)
 
-    def _wake_up(self, address: IPv6Address, process: Process) -> None:
+    def _wake_up(self, process: Process) -> None:
         if process.machine is None:
             return
         next_s = process.machine.next_timer_s()
         if next_s is not None and (process.wake_s is None or next_s < process.wake_s):
             process.wake_s = at_s = max(next_s, self.now_s)
-            self.at(at_s, self._timers, address, process.life, at_s)
+            self.at(at_s, self._timers, process, process.life, at_s)
 
-    def _timers(self, address: IPv6Address, life: int, at_s: float) -> None:
-        process = self.nodes[address]
+    def _timers(self, process: Process, life: int, at_s: float) -> None:
         if process.machine is None or process.life != life or process.wake_s != at_s:
             return
         process.wake_s = None
         next_s = process.machine.next_timer_s()
         if next_s is not None and next_s <= self.now_s:
-            self.inputs += 1
+            self._count(process)
             if self.trace.wanted:
                 self.trace.note(self.now_s, process.name, "< timers")
             outputs = process.machine.handle_timers(process.instant(self.now_s))
             if outputs:
-                self.perform(address, process, outputs)
-        self._wake_up(address, process)
+                self.perform(process, outputs)
+        self._wake_up(process)
 
     # Messages
 
-    def _send(self, address: IPv6Address, process: Process, output: Send) -> None:
-        destination, message = output.destination, output.message
+    def _send(self, process: Process, output: Send) -> None:
+        message = output.message
+        self.checks.found(process, process.pace.sent(output.destination, message, self.now_s))
         carried: Any = message
         if self.as_bytes:
             carried = encode(message)
             self.checks.size(process, carried)
-        if destination not in self.nodes:
+        to = self.nodes.get(output.destination)
+        if to is None:
             return
-        for delay_s in self.links.arrivals_s(address, destination):
+        way = (process.name, to.name)
+        for delay_s in self.links.arrivals_s(process.address, to.address):
             at_s = self.now_s + delay_s
-            last_s = self._last_arrival_s.get((address, destination), 0.0)
-            if at_s < last_s:
+            if at_s < self._last_arrival_s.get(way, 0.0):
                 self.fault("reordering")
             else:
-                self._last_arrival_s[address, destination] = at_s
-            self.at(at_s, self._arrive, address, destination, carried)
+                self._last_arrival_s[way] = at_s
+            self.at(at_s, self._arrive, process.address, to, carried)
 
-    def _arrive(self, source: IPv6Address, destination: IPv6Address, carried: Any) -> None:
-        self.feed(destination, MessageReceived(source, decode(carried) if self.as_bytes else carried))
+    def _arrive(self, source: IPv6Address, to: Process, carried: Any) -> None:
+        self.feed(to, MessageReceived(source, decode(carried) if self.as_bytes else carried))
 
     # Kernels
 
-    def _declare(self, address: IPv6Address, process: Process, output: Declare) -> None:
-        assert process.plane is not None
+    def _declare(self, process: Process, output: Declare) -> None:
         process.wanted[output.state.host] = output.state
         took_s = self.random.random() * self.scenario.kernel_s
         process.kernel_free_s = max(process.kernel_free_s, self.now_s) + took_s
-        self.at(process.kernel_free_s, self._install, address, process.life, output)
+        self.at(process.kernel_free_s, self._install, process, process.life, output)
 
-    def _install(self, address: IPv6Address, life: int, output: Declare) -> None:
-        process = self.nodes[address]
+    def _install(self, process: Process, life: int, output: Declare) -> None:
         if not process.lives(life):
             return
         error = None
         if process.refuses and output.state.entries:
             self.fault("refusal")
             error = "No space left on device"
-            self.at(self.now_s + AUDIT_S, self._audit, address, life, output.state.host)
+            self.at(self.now_s + AUDIT_S, self._audit, process, life, output.state.host)
         else:
-            self.installed(address, process, output.state)
-        self.feed(address, Installed(output.ticket, error))
+            self.installed(process, output.state)
+        self.feed(process, Installed(output.ticket, error))
 
-    def _audit(self, address: IPv6Address, life: int, host: str) -> None:
-        process = self.nodes[address]
+    def _audit(self, process: Process, life: int, host: str) -> None:
         if not process.lives(life):
             return
         if process.refuses:
-            self.at(self.now_s + AUDIT_S, self._audit, address, life, host)
+            self.at(self.now_s + AUDIT_S, self._audit, process, life, host)
         else:
-            self.installed(address, process, process.wanted[host])
+            self.installed(process, process.wanted[host])
 
     def _sweep(self, process: Process, life: int) -> None:
         """What an earlier process left and this one has not mentioned goes."""
         assert process.plane is not None
         if process.lives(life):
             for host in [host for host in process.plane.states if host not in process.wanted]:
-                self.installed(process.plane.address, process, HostState(host))
+                self.installed(process, HostState(host))
 
-    def installed(self, address: IPv6Address, process: Process, state: HostState) -> None:
+    def installed(self, process: Process, state: HostState) -> None:
         """The kernel does this now."""
         assert process.plane is not None
         taken = process.plane.install(state)
-        self.checks.installed(process, state, taken)
+        self.checks.installed(process.plane, state, taken)
 
-    def _ask_use(self, address: IPv6Address, process: Process, output: AskUse) -> None:
+    def _ask_use(self, process: Process, output: AskUse) -> None:
         plane = process.plane
         assert plane is not None
         idle_s = self.scenario.domain.timing.idle_release_s
         watching = self.now_s - plane.since_s >= idle_s
         times = [plane.used_s.get(upper(prefix), plane.since_s) for prefix in output.prefixes]
         used = not watching or any(self.now_s - at_s <= idle_s for at_s in times)
-        self.at(self.now_s, self.feed, address, UseTold(output.session, used))
+        self.at(self.now_s, self.feed, process, UseTold(output.session, used))
 
     # Stores
 
-    def _persist(self, address: IPv6Address, process: Process, output: Persist) -> None:
+    def _persist(self, process: Process, output: Persist) -> None:
         process.persist(output.table, output.key, output.value)
 
     def _new_directory(self) -> EmbeddedDirectory:
@@ -285,109 +304,40 @@ class World:
         """It is started."""
         self.directory = self._new_directory()
 
-    def _ask_directory(self, address: IPv6Address, process: Process, output: DirectoryGet | DirectoryPut) -> None:
-        self._over_tcp(address, DIRECTORY, self._asked, address, process.life, output)
+    def _ask_directory(self, process: Process, output: DirectoryGet | DirectoryPut) -> None:
+        self._over_tcp((process.address, DIRECTORY), self._asked, process, process.life, output)
 
-    def _over_tcp(self, source: IPv6Address, to: IPv6Address, call: Callable[..., None], *arguments: Any) -> None:
+    def _over_tcp(self, way: Pair, call: Callable[..., None], *arguments: Any) -> None:
         """A connection keeps the order; what is under way when it is cut is lost."""
-        if (source, to) in self.links.cut or (to, source) in self.links.cut:
+        if way in self.links.cut or (way[1], way[0]) in self.links.cut:
             self.fault("partition")
             return
-        at_s = max(self.now_s + self.links.network.delay_s, self._last_arrival_s.get((source, to), 0.0))
-        self._last_arrival_s[source, to] = at_s
+        ends = (str(way[0]), str(way[1]))
+        at_s = max(self.now_s + self.links.network.delay_s, self._last_arrival_s.get(ends, 0.0))
+        self._last_arrival_s[ends] = at_s
         self.at(at_s, call, *arguments)
 
-    def _asked(self, address: IPv6Address, life: int, output: DirectoryGet | DirectoryPut) -> None:
+    def _asked(self, process: Process, life: int, output: DirectoryGet | DirectoryPut) -> None:
         if self.directory is None:
             return
 
         def told(outcome: Outcome) -> None:
             if outcome.error is None:
                 answer = DirectoryAnswered(*outcome.entry, outcome.done)
-                self._over_tcp(DIRECTORY, address, self._told, address, life, answer)
+                self._over_tcp((DIRECTORY, process.address), self._told, process, life, answer)
 
         if isinstance(output, DirectoryGet):
             self.directory.get(output.key, told)
         else:
             self.directory.compare_and_set(output.key, output.revision, output.value, told)
 
-    def _told(self, address: IPv6Address, life: int, answer: DirectoryAnswered) -> None:
-        if self.nodes[address].life == life:
-            self.feed(address, answer)
-
-    # Hosts
-
-    def frame(self, host: Host, solicited: bool = False, reassociated: bool = False, prefix: int | None = None) -> None:
-        """A host sends something; signs of life pass the filter, data may not."""
-        if host.place is None or self._fades():
-            return
-        gateway, interface = host.place
-        address = None if prefix is None else host.address(prefix)
-        seen = HostSeen(interface, host.mac, address, solicited, reassociated)
-        self.at(self.now_s + FRAME_S, self._seen, gateway, host, seen)
-
-    def _seen(self, gateway: IPv6Address, host: Host, seen: HostSeen) -> None:
-        process = self.nodes[gateway]
-        if process.machine is None:
-            return
-        special = seen.solicited or seen.reassociated
-        if special or (seen.interface, seen.mac) not in process.filtered:
-            self.feed(gateway, seen)
-
-    def solicit_neighbours(self, host: Host, prefix: int) -> None:
-        """A Neighbour Solicitation or Advertisement: whatever the filter says, it is heard."""
-        if host.place is None or self._fades():
-            return
-        gateway, interface = host.place
-        seen = HostSeen(interface, host.mac, host.address(prefix))
-        self.at(self.now_s + FRAME_S, self.feed, gateway, seen)
-
-    def _on_link(self, address: IPv6Address, interface: str, mac: bytes) -> Host | None:
-        """The host that a frame of this gateway reaches."""
-        host = self.by_mac[mac]
-        return None if host.place != (address, interface) or self._fades() else host
-
-    def _fades(self) -> bool:
-        """Whether a frame between a host and its gateway is lost."""
-        lost = bool(self.radio_loss) and self.random.random() < self.radio_loss
-        if lost:
-            self.fault("frame-loss")
-        return lost
-
-    def _advertise(self, address: IPv6Address, process: Process, output: Advertise) -> None:
-        host = self._on_link(address, output.interface, output.mac)
-        if host is None:
-            return
-        host.forget(self.now_s)
-        for prefix in host.advertised(output, self.now_s):
-            self.at(self.now_s + self.random.random(), self.solicit_neighbours, host, prefix)
-
-    def _probe(self, address: IPv6Address, process: Process, output: Probe) -> None:
-        host = self._on_link(address, output.interface, output.mac)
-        prefix = int(output.target) >> 64
-        if host is not None:
-            host.forget(self.now_s)
-            if prefix in host.addresses and host.address(prefix) == output.target:
-                self.solicit_neighbours(host, prefix)
-
-    def _filter(self, address: IPv6Address, process: Process, output: Ignore | Heed) -> None:
-        place = (output.interface, output.mac)
-        pending = place in process.filtering
-        process.filtering[place] = isinstance(output, Ignore)
-        if not pending:
-            self.at(self.now_s + FILTER_S, self._filter_now, process, process.life, place)
-
-    def _filter_now(self, process: Process, life: int, place: tuple[str, bytes]) -> None:
-        if process.life != life or place not in process.filtering:
-            return
-        if process.filtering.pop(place):
-            process.filtered.add(place)
-        else:
-            process.filtered.discard(place)
+    def _told(self, process: Process, life: int, answer: DirectoryAnswered) -> None:
+        if process.life == life:
+            self.feed(process, answer)
 
     # Small things
 
-    def _report(self, address: IPv6Address, process: Process, output: Report) -> None:
+    def _report(self, process: Process, output: Report) -> None:
         """The operator reads the trace."""
 
     def fault(self, kind: str) -> None:
