@@ -177,10 +177,12 @@ def test_decision_31_nobody_is_made_of_an_update_whose_link_layer_identifier_is_
 # Limits
 
 
-def test_no_more_gateways_are_asked_for_a_host_than_twice_what_it_may_hold() -> None:
+def test_no_more_anchors_are_asked_for_a_host_than_twice_what_it_may_hold() -> None:
     settings = domain_settings(5, central=None, finding=Finding.ANCHOR_KNOWN, limits=Limits(anchors_per_host=1))
-    domain = Domain(5, settings, {5: (1, 2, 3, 4)})
-    domain.host_at(5, MAC)
+    domain = Domain(5, settings)
+    for number in (1, 2, 3, 4):
+        domain.host_at(5, MAC, address=IPv6Address(f"2001:db8:a{number}::abcd"), settle=False)
+    domain.settle()
     assert [told(domain, 5, number) for number in (1, 2, 3, 4)] == [1, 1, 0, 0]
     assert domain.gw[5].counters.local["limit.anchors"] == 2
 
