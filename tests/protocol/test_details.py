@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 from domain import CENTRAL, Domain, domain_settings
@@ -24,8 +24,14 @@ from anchord.protocol.outputs import Ignore
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import Finding, Limits, Mode
 from anchord.wire.header import encode
-from anchord.wire.messages import BindingAcknowledgement, BindingUpdate
-from anchord.wire.options import Handoff, HandoffIndicator, MobileNodeLinkLayerIdentifier, ServingMaar
+from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, UpdateNotification
+from anchord.wire.options import (
+    Handoff,
+    HandoffIndicator,
+    HomeNetworkPrefix,
+    MobileNodeLinkLayerIdentifier,
+    ServingMaar,
+)
 
 UNKNOWN = IPv6Address("2001:db8:bad::1")
 
@@ -319,3 +325,35 @@ def test_a_gateway_asks_itself_nothing_about_its_own_prefix() -> None:
     domain.host_at(1, MAC, address=address_in(domain, 1), solicited=True)
     domain.pass_time(5.0)
     assert not domain.sent
+
+
+def test_an_anchor_that_holds_another_prefix_than_the_cmd_knew_is_believed_and_the_serving_gateway_hears_of_it() -> (
+    None
+):
+    domain = Domain()
+    moved_along(domain, 1)
+    known = prefix_at(domain, 1)
+    domain.lose = lambda sender, send: (sender, send.destination) == (domain.address(1), CENTRAL)
+    domain.host_at(2, MAC)
+    answer = acks(domain, domain.address(1), CENTRAL)[-1]
+    other = HomeNetworkPrefix(IPv6Network((int(known.network_address) + (1 << 64), 64)))
+    options = tuple(other if isinstance(option, HomeNetworkPrefix) else option for option in answer.options)
+    domain.sent.clear()
+    domain.feed(CENTRAL, MessageReceived(domain.address(1), replace(answer, options=options)))
+    (binding,) = domain.central.bindings.values()
+    assert [anchor.prefixes for anchor in binding.anchors] == [(other.prefix,)]
+    assert list(binding.released) == [known], "the host may have an address of it"
+    ((_, told_of_it),) = domain.sent
+    assert told_of_it.destination == domain.address(2) and isinstance(told_of_it.message, UpdateNotification)
+
+
+def test_row_111_a_repetition_that_waited_for_the_host_is_counted_as_one() -> None:
+    domain = alone()
+    domain.host_at(1, MAC)
+    old = address_in(domain, 1)
+    domain.lose = lambda sender, send: send.destination == domain.address(2)
+    domain.host_at(2, MAC, address=old)
+    domain.pass_time(1.5)
+    assert domain.gw[2].counters.of(domain.address(1)).repeated == 0
+    domain.host_at(2, MAC, address=old, solicited=True)
+    assert (told(domain, 2, 1), domain.gw[2].counters.of(domain.address(1)).repeated) == (2, 1)
