@@ -33,6 +33,8 @@ Doubt = Callable[[Session, Instant], None]
 
 FIRST_ANSWER_S = 0.05  # a new prefix waits so long for the first anchor, and no longer
 AGAIN_S = 1.0  # after an anchor whose kernel has failed
+# So long a node's data is looked at where nobody central says which anchors it has: its addresses name them.
+LISTEN_S = 1.0
 # What may be granted when it is asked again.
 _MENDABLE = (
     Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED,
@@ -56,8 +58,8 @@ class Direct:
 
     # Asking
 
-    def start(self, session: Session, now: Instant) -> None:
-        """Ask whoever is known to anchor something of this node; the neighbours, if nobody is."""
+    def start(self, session: Session, now: Instant, neighbours: bool = True) -> None:
+        """Ask whoever is known to anchor something of this node; the ``neighbours``, if nobody is."""
         session.asked, session.told_of_ours = {}, ()
         self._budget.learn_ages(session, session.others)
         # Who asked for the node before we heard it is told by this that it is here.
@@ -65,7 +67,7 @@ class Direct:
         known = self._known(session)
         for maar, prefixes in known.items():
             self.ask(session, maar, prefixes, now)
-        if not known:
+        if not known and neighbours:
             for maar in self._core.settings.neighbours:
                 self.ask(session, maar, (), now)
 

@@ -21,6 +21,7 @@ from anchord.protocol.counters import Counters
 from anchord.protocol.identity import mn_id_text
 from anchord.protocol.inputs import (
     DirectoryAnswered,
+    DirectoryMet,
     HostSeen,
     Input,
     Installed,
@@ -49,6 +50,8 @@ from anchord.wire.messages import (
 
 # A changed MTU is news to all hosts here, and urgent for none: packets that are too big are answered meanwhile.
 TOLD_MTU_PER_S = 200.0
+# Why a directory is told of all hosts again: there is one directory.
+RECORDS = "directory"
 
 
 class Gateway:
@@ -65,9 +68,11 @@ class Gateway:
         self._life = PeerLife(self._core, domain.timing, domain.limits, self._is_bound, self._lost_state)
         # A CMD that lost its store hears of all hosts from all gateways at once: each takes its share.
         self._again = Again(domain.limits.updates_per_s / len(domain.gateways), self._register_again)
+        # So does one of a directory.
+        self._records: Again[str] = Again(domain.limits.updates_per_s / len(domain.gateways), self._record_again)
         self._new_mtu: Again[str] = Again(TOLD_MTU_PER_S, self._advertise_mtu)
         self._clocks: tuple[Clock, ...] = (
-            self._core.timers, self._core.exchanges, self._life, self._again, self._new_mtu,
+            self._core.timers, self._core.exchanges, self._life, self._again, self._records, self._new_mtu,
         )  # fmt: skip
         self._timer_actions = self._on_timer()
 
@@ -157,8 +162,8 @@ class Gateway:
             self._mtu_changed(event, now)
         elif isinstance(event, UseTold):
             self._releasing.use_told(event.session, event.used, now)
-        elif isinstance(event, DirectoryAnswered):
-            self._serving.directory_answered(event, now)
+        elif isinstance(event, DirectoryAnswered | DirectoryMet):
+            self._directory_spoke(event, now)
         elif isinstance(event, MessageDropped):
             self.counters.heard(event.source, now)
             self.counters.of(event.source).drop(event.cause)
@@ -208,6 +213,7 @@ class Gateway:
             self._timer_actions[kind](key, now)
         self._life.due(now)
         self._again.due(now)
+        self._records.due(now)
         self._new_mtu.due(now)
         return self._core.take_outputs()
 
@@ -277,6 +283,17 @@ class Gateway:
             return False
         self._serving.advertise(session, now)
         return True
+
+    def _directory_spoke(self, event: DirectoryAnswered | DirectoryMet, now: Instant) -> None:
+        if isinstance(event, DirectoryAnswered):
+            self._serving.directory_answered(event, now)
+            return
+        lost = self._serving.directory_met(event)
+        if lost:
+            self._records.start(RECORDS, lost, now)
+
+    def _record_again(self, cause: str, key: str, now: Instant) -> bool:
+        return self._serving.record_again(key, now)
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
         message = self._core.admit(event, now)

@@ -100,6 +100,16 @@ class DirectoryAnswered:
     written: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DirectoryMet:
+    """A directory answers whose store began at ``began_wall_s`` (seconds since 1970, by the directory's clock).
+
+    Of another time than before: it has lost all that it held, or it is another directory.
+    """
+
+    began_wall_s: float
+
+
 Input = (
     MessageReceived
     | MessageDropped
@@ -110,4 +120,5 @@ Input = (
     | MtuChanged
     | UseTold
     | DirectoryAnswered
+    | DirectoryMet
 )

@@ -15,13 +15,13 @@ from anchord.protocol.advertising import Advertising
 from anchord.protocol.budget import Budget
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.denying import deny
-from anchord.protocol.direct import AnchorKnown, Direct
+from anchord.protocol.direct import LISTEN_S, AnchorKnown, Direct
 from anchord.protocol.directory import DirectoryFinder
 from anchord.protocol.exchange import ticks_of
 from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
-from anchord.protocol.inputs import DirectoryAnswered, HostSeen
+from anchord.protocol.inputs import DirectoryAnswered, DirectoryMet, HostSeen
 from anchord.protocol.mag import ByPolicy, Mag
 from anchord.protocol.outputs import Send
 from anchord.protocol.prefixes import PoolExhaustedError
@@ -43,8 +43,6 @@ from anchord.wire.options import ALL_ZERO_PREFIX, MobileNodeIdentifier, MobileNo
 
 # A host's own frames and the access point's announcement of it come this close together; later ones are another move.
 ONE_MOVE_S = 0.1
-# So long a node's data is looked at where nobody central says which anchors it has: its addresses name them.
-LISTEN_S = 1.0
 # The plain routers of ``mobility = false`` share one face, as RFC 5213 section 6.9.3 and VRRP have it.
 SHARED_FACE = ""
 
@@ -224,6 +222,8 @@ class ServingRole:
             return False
         if self._domain.finding is Finding.ANCHOR_KNOWN:
             return True
+        if self._directory is not None and self._directory.knew_nothing(session):
+            return True
         return session.phase is Phase.SERVING and not session.registered
 
     def _changed_interface(self, session: Session, seen: HostSeen, now: Instant) -> None:
@@ -274,6 +274,14 @@ class ServingRole:
         """The directory has spoken."""
         if self._directory is not None:
             self._directory.answered(answer, now)
+
+    def directory_met(self, met: DirectoryMet) -> list[str]:
+        """There is a directory. Returns the sessions that it has to be told of again (``record_again``)."""
+        return [] if self._directory is None else self._directory.met(met.began_wall_s)
+
+    def record_again(self, key: str, now: Instant) -> bool:
+        """The directory has lost its store; False: the node is not here any more."""
+        return self._directory is not None and self._directory.record_again(key, now)
 
     def directory_silent(self, key: str, now: Instant) -> None:
         """The directory has not."""
