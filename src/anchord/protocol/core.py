@@ -57,6 +57,7 @@ class GatewayCore(Outbox):
         self.timers: Timers[tuple[str, str]] = Timers()
         self.mtus: dict[str, int] = {}  # access interface -> what is advertised there
         self.barred: dict[bytes, None] = {}  # MAC addresses that were answered with 152; at most limits.hosts
+        self.forgetful_until_wall_s = 0.0  # until then others may know of leases that we do not
         self.conflicts: dict[str, str] = {}  # access interface -> who else is on that segment
         self._ticket = 0
         self._continuations: dict[int, Continuation] = {}
@@ -137,8 +138,8 @@ class GatewayCore(Outbox):
             self.pool.give_up(session.prefix)
             return
         until = now.wall_s + rest_s
-        self.pool.release(session.prefix, until)
-        self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
+        self.pool.release(session.prefix, until, session.key)
+        self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until, "session": session.key}))
         self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
 
     def lives_on(self, session: Session, lifetime_s: float, now: Instant, advised_s: float | None = None) -> None:

@@ -202,7 +202,9 @@ class Direct:
         self._budget.learn_ages(session, (*named, *(() if anchor is None else anchor.prefixes)))
         if anchor is not None:
             session.asked[gateway.address] = anchor.prefixes  # it may name itself, to tell its age
+        session.settled[gateway.address] = () if anchor is None else anchor.prefixes
         self._ask_others(session, groups.anchors, now)
+        given_up = self._note_given_up(session, now)
         if anchor is None:  # it served the node without a prefix of its own
             self._reconsider(session, now)
             return
@@ -215,7 +217,7 @@ class Direct:
         room = self._domain.limits.anchors_per_host
         for surplus in merged[:-room]:
             self._send(session, surplus.maar, surplus.prefixes, Handoff.UNKNOWN, 0, now)
-        if merged[-room:] != session.anchors:
+        if given_up or merged[-room:] != session.anchors:
             self._serve(session, merged[-room:], now)
         self._correct(session, now)
 
@@ -231,18 +233,37 @@ class Direct:
 
     def _ask_others(self, session: Session, named: Sequence[Anchor], now: Instant) -> None:
         """Whoever else is said to anchor something of the node speaks for itself."""
-        for other in named[: 2 * self._domain.limits.anchors_per_host]:
+        most = self._domain.limits.anchors_per_host
+        for other in named[: 2 * most]:
             info = self._domain.gateways.get(other.maar)
             owned = tuple(p for p in other.prefixes if info is not None and info.owns(p))
             unnamed = other.prefixes == (ALL_ZERO_PREFIX,)  # it served last, and may have given nothing
+            session.hearsay = tuple(dict.fromkeys((*session.hearsay, *owned)))[-4 * most :]
             if info is None or info.address == self._core.settings.me.address or not (owned or unnamed):
                 continue
-            if session.asked.get(info.address) or (unnamed and info.address in session.asked):
+            asked = session.asked.get(info.address, ())
+            answered = asked and (session.has_anchor(info.address) or set(owned).issubset(asked))
+            if answered or (unnamed and info.address in session.asked):
                 continue
             if self._core.exchanges.outstanding(info.address, session.key) is not None:
                 session.asked[info.address] = owned  # as a neighbour: the answer brings all that it anchors
             else:
                 self.ask(session, info.address, owned, now)
+
+    def _note_given_up(self, session: Session, now: Instant) -> bool:
+        """What others say that the node holds, and its anchor says that it does not, it holds no more.
+
+        The node may not know yet, and is to be told. Nothing follows from what it uses itself: that may be forged.
+        """
+        until = now.wall_s + self._domain.lifetimes.valid_s
+        given_up = {}
+        for prefix in session.hearsay:
+            owner = self._owner(prefix)
+            granted = None if owner is None else session.settled.get(owner.address)
+            if granted is not None and prefix not in granted and prefix not in session.released:
+                given_up[prefix] = until
+        session.released |= given_up
+        return bool(given_up)
 
     def _reconsider(self, session: Session, now: Instant) -> None:
         """The node holds less than was thought: it may have our prefix after all."""
@@ -289,10 +310,19 @@ class Direct:
             core.report(
                 "anchor-refused", "warning", mn=mn_id_text(session.mn_id), anchor=peer, meaning=status_name(ack.status)
             )
-        if ack.status in _NOT_HERS and any(anchor.maar == peer for anchor in session.anchors):
+        if ack.status == Status.NOT_LMA_FOR_THIS_MOBILE_NODE:
+            session.settled[peer] = ()
+        given_up = self._note_given_up(session, now)
+        if ack.status in _NOT_HERS and session.has_anchor(peer):
             self._serve(session, tuple(a for a in session.anchors if a.maar != peer), now)
+        elif given_up and session.phase is Phase.SERVING:
+            self._serve(session, session.anchors, now)
         else:
             self._reconsider(session, now)
+        named = [option.prefix for option in exchange.message.all(HomeNetworkPrefix)]
+        unnamed = tuple(prefix for prefix in session.asked.get(peer, ()) if prefix not in named)
+        if ack.status == Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX and unnamed:
+            self.ask(session, peer, unnamed, now)  # another gateway told of these while we were waiting
 
 
 class AnchorKnown:

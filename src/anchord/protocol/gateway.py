@@ -105,13 +105,15 @@ class Gateway:
         for peer, value in sorted(journal.get("sequence", {}).items()):
             self._core.exchanges.restore_sequence(IPv6Address(peer), int(value["reserved"]))
         for text, value in sorted(journal.get("resting", {}).items()):
-            self._core.pool.release(IPv6Network(text), value["until_wall_s"])
+            self._core.pool.release(IPv6Network(text), value["until_wall_s"], value.get("session", ""))
             rest_s = max(value["until_wall_s"] - now.wall_s, 0.0)
             self._core.timers.set(("rested", text), now.monotonic_s + rest_s)
         for key, value in sorted(journal.get("session", {}).items()):
             self._restore_session(key, value, now)
         if self.settings.domain.mobility:
             self._life.restore(journal, now)
+            # Within a binding's lifetime whoever serves a node refreshes what its anchors have granted.
+            self._core.forgetful_until_wall_s = self._life.began_wall_s + self.settings.domain.lifetimes.binding_s
         return self._core.take_outputs()
 
     def _restore_session(self, key: str, value: dict[str, Any], now: Instant) -> None:
@@ -331,10 +333,11 @@ class Gateway:
     def _lost_state(self, peer: IPv6Address, now: Instant) -> None:
         """A CMD or LMA without its store is told of every host that is registered with it (decisions 26 and 32).
 
-        An anchor without its journal would not believe us: without a CMD, what it anchored ends (``direct.py``).
+        An anchor without its journal is told by the CMD; where there is none, by whoever serves what it anchored.
         """
-        told = [key for key, s in self.sessions.items() if s.phase is Phase.SERVING and peer == self._registrar(s)]
-        if peer == self.settings.domain.central:
+        central, served = self.settings.domain.central, (s for s in self.sessions.values() if s.phase is Phase.SERVING)
+        told = [s.key for s in served if peer == self._registrar(s) or (central is None and s.has_anchor(peer))]
+        if peer == central:
             for key in told:
                 # Should the host have left, nobody but us knows whom to tell that its session is over.
                 self.sessions[key].registered = False

@@ -22,6 +22,7 @@ class PrefixPool:
         self._pools = pools
         self._leases: dict[IPv6Network, str] = {}
         self._resting: dict[IPv6Network, float] = {}
+        self._last_keys: dict[IPv6Network, str] = {}  # of resting ones: who had it
 
     def resting(self) -> dict[IPv6Network, float]:
         """Prefixes that were given back, each with the wall-clock second at which it is free again."""
@@ -51,14 +52,20 @@ class PrefixPool:
         """Lease exactly ``prefix`` to ``key`` (restart, decision 31); False when another key holds it."""
         if self._leases.get(prefix, key) != key:
             return False
-        self._resting.pop(prefix, None)
+        self.rested(prefix)
         self._leases[prefix] = key
         return True
 
-    def release(self, prefix: IPv6Network, rest_until_wall_s: float) -> None:
-        """Take ``prefix`` back and let it rest until ``rest_until_wall_s``."""
+    def release(self, prefix: IPv6Network, rest_until_wall_s: float, key: str = "") -> None:
+        """Take ``prefix`` back and let it rest until ``rest_until_wall_s``; ``key`` had it, if that is known."""
         self._leases.pop(prefix, None)
         self._resting[prefix] = max(rest_until_wall_s, self._resting.get(prefix, 0.0))
+        self._last_keys[prefix] = key
+
+    def resting_of(self, key: str, now_wall_s: float) -> dict[IPv6Network, float]:
+        """What ``key`` had and may still have addresses of, each with the wall-clock second at which it is free."""
+        self._wake(now_wall_s)
+        return {prefix: self._resting[prefix] for prefix, last in self._last_keys.items() if last == key}
 
     def give_up(self, prefix: IPv6Network) -> None:
         """Take ``prefix`` back; nobody has had an address of it, so it is free at once."""
@@ -67,10 +74,11 @@ class PrefixPool:
     def rested(self, prefix: IPv6Network) -> None:
         """``prefix`` has rested long enough: it is free again."""
         self._resting.pop(prefix, None)
+        self._last_keys.pop(prefix, None)
 
     def _wake(self, now_wall_s: float) -> None:
         for prefix in [p for p, until in self._resting.items() if until <= now_wall_s]:
-            del self._resting[prefix]
+            self.rested(prefix)
 
 
 def _slash64(pool: IPv6Network, index: int) -> IPv6Network:

@@ -167,7 +167,10 @@ class ServingRole:
             return
         self._pool_exhausted = False
         router = core.face(key, mn_id, core.settings.me.name if self._domain.mobility else SHARED_FACE)
-        self._open(Session(key, mn_id, seen.mac, prefix, router), seen, now)
+        session = Session(key, mn_id, seen.mac, prefix, router)
+        # What it had of us and lost is not given back before it has rested, but the node is told so.
+        session.released = core.pool.resting_of(key, now.wall_s)
+        self._open(session, seen, now)
 
     def _open(self, session: Session, seen: HostSeen, now: Instant) -> None:
         self._core.open(session)
@@ -208,6 +211,7 @@ class ServingRole:
         session.timeline = {"seen": now.monotonic_s}
         session.registered = False
         session.asked, session.unsettled, session.confirmed_s = {}, {}, {}
+        session.hearsay, session.settled = (), {}
         alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
         self._core.attach(session, interface, now, LISTEN_S if alone else 0.0)
         if session.mac in self._core.barred:
@@ -368,6 +372,14 @@ class ServingRole:
         if session.released:
             first_s = min(session.released.values()) - now.wall_s
             self._core.timers.set(("released", session.key), now.monotonic_s + max(first_s, 0.0))
+
+    def note_given_up(self, session: Session, prefixes: Collection[IPv6Network], now: Instant) -> None:
+        """The node may have addresses of ``prefixes``, which it lost before it came here."""
+        until = now.wall_s + self._domain.lifetimes.valid_s
+        room = 2 * self._domain.limits.anchors_per_host - len(session.released)
+        fresh = [prefix for prefix in prefixes if prefix not in session.released][: max(room, 0)]
+        session.released |= dict.fromkeys(fresh, until)
+        self.forget_released(session, now)
 
     def forget_released(self, session: Session, now: Instant) -> None:
         """The host has forgotten an address of a prefix that was given up."""
