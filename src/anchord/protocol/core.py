@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.declared import HostState, LogicalRouter
@@ -70,6 +70,10 @@ class GatewayCore(Outbox):
         self.sessions[session.key] = session
         self.by_mac[session.mac] = session
         self.router_macs[session.router.mac] = session.key
+
+    def somebody_holds(self, prefix: IPv6Network) -> bool:
+        """Whether a node that is here has been given ``prefix``."""
+        return any(prefix == s.prefix or any(prefix in a.prefixes for a in s.anchors) for s in self.sessions.values())
 
     def persist(self, session: Session) -> None:
         """Journal a session as it is now."""

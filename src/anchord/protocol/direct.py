@@ -206,7 +206,7 @@ class Direct:
         self._ask_others(session, groups.anchors, now)
         given_up = self._note_given_up(session, now)
         if anchor is None:  # it served the node without a prefix of its own
-            self._reconsider(session, now)
+            self._reconsider(session, now, given_up)
             return
         session.timeline.setdefault("pba", now.monotonic_s)
         session.unsettled.pop(gateway.address, None)
@@ -238,12 +238,14 @@ class Direct:
             info = self._domain.gateways.get(other.maar)
             owned = tuple(p for p in other.prefixes if info is not None and info.owns(p))
             unnamed = other.prefixes == (ALL_ZERO_PREFIX,)  # it served last, and may have given nothing
-            session.hearsay = tuple(dict.fromkeys((*session.hearsay, *owned)))[-4 * most :]
+            if len(session.hearsay) <= 4 * most:
+                session.hearsay = {**dict.fromkeys(owned, True), **session.hearsay}
             if info is None or info.address == self._core.settings.me.address or not (owned or unnamed):
                 continue
             asked = session.asked.get(info.address, ())
-            answered = asked and (session.has_anchor(info.address) or set(owned).issubset(asked))
-            if answered or (unnamed and info.address in session.asked):
+            if info.address in session.settled or (asked and set(owned).issubset(asked)):
+                continue
+            if unnamed and info.address in session.asked:
                 continue
             if self._core.exchanges.outstanding(info.address, session.key) is not None:
                 session.asked[info.address] = owned  # as a neighbour: the answer brings all that it anchors
@@ -256,18 +258,23 @@ class Direct:
         The node may not know yet, and is to be told. Nothing follows from what it uses itself: that may be forged.
         """
         until = now.wall_s + self._domain.lifetimes.valid_s
-        given_up = {}
-        for prefix in session.hearsay:
+        news = False
+        for prefix in [prefix for prefix, open_question in session.hearsay.items() if open_question]:
             owner = self._owner(prefix)
             granted = None if owner is None else session.settled.get(owner.address)
-            if granted is not None and prefix not in granted and prefix not in session.released:
-                given_up[prefix] = until
-        session.released |= given_up
-        return bool(given_up)
+            if granted is None or prefix in granted:
+                continue
+            session.hearsay[prefix] = False  # whoever goes on saying so starts no second term
+            # It may have rested, and be another node's by now.
+            if prefix not in session.released and not self._core.somebody_holds(prefix):
+                session.released[prefix] = until
+                news = True
+        return news
 
-    def _reconsider(self, session: Session, now: Instant) -> None:
-        """The node holds less than was thought: it may have our prefix after all."""
-        if session.phase is Phase.SERVING and session.withheld and self._domain.central is None:
+    def _reconsider(self, session: Session, now: Instant, given_up: bool) -> None:
+        """The node holds less than was thought: it may have our prefix after all. ``given_up``: and is to be told."""
+        withheld = session.withheld and self._domain.central is None
+        if session.phase is Phase.SERVING and (withheld or given_up):
             self._serve(session, session.anchors, now)
         self._correct(session, now)
 
@@ -315,10 +322,8 @@ class Direct:
         given_up = self._note_given_up(session, now)
         if ack.status in _NOT_HERS and session.has_anchor(peer):
             self._serve(session, tuple(a for a in session.anchors if a.maar != peer), now)
-        elif given_up and session.phase is Phase.SERVING:
-            self._serve(session, session.anchors, now)
         else:
-            self._reconsider(session, now)
+            self._reconsider(session, now, given_up)
         named = [option.prefix for option in exchange.message.all(HomeNetworkPrefix)]
         unnamed = tuple(prefix for prefix in session.asked.get(peer, ()) if prefix not in named)
         if ack.status == Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX and unnamed:

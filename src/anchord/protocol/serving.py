@@ -211,7 +211,7 @@ class ServingRole:
         session.timeline = {"seen": now.monotonic_s}
         session.registered = False
         session.asked, session.unsettled, session.confirmed_s = {}, {}, {}
-        session.hearsay, session.settled = (), {}
+        session.hearsay, session.settled = {}, {}
         alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
         self._core.attach(session, interface, now, LISTEN_S if alone else 0.0)
         if session.mac in self._core.barred:
@@ -377,8 +377,9 @@ class ServingRole:
         """The node may have addresses of ``prefixes``, which it lost before it came here."""
         until = now.wall_s + self._domain.lifetimes.valid_s
         room = 2 * self._domain.limits.anchors_per_host - len(session.released)
-        fresh = [prefix for prefix in prefixes if prefix not in session.released][: max(room, 0)]
-        session.released |= dict.fromkeys(fresh, until)
+        known = session.released
+        fresh = [prefix for prefix in prefixes if prefix not in known and not self._core.somebody_holds(prefix)]
+        session.released |= dict.fromkeys(fresh[: max(room, 0)], until)
         self.forget_released(session, now)
 
     def forget_released(self, session: Session, now: Instant) -> None:

@@ -64,7 +64,7 @@ class Session:
     link_local: IPv6Address | None = None  # the last of these that it has used
     own_address: IPv6Address | None = None  # the last of our own prefix that it has used
     asked: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # directly, since it came
-    hearsay: tuple[IPv6Network, ...] = ()  # what gateways have said that it holds of others, since it came
+    hearsay: dict[IPv6Network, bool] = field(default_factory=dict)  # what it holds of others, as gateways have said
     settled: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # what each has said of its own
     told_of_ours: tuple[IPv6Address, ...] = ()  # anchors that think, since it came, that it has our prefix
     unsettled: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # refused, to be asked again
