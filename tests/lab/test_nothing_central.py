@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from ipaddress import IPv6Network
 
 import pytest
-from lab_scenes import Flow, address_of, binding, move, topology, usable_address, wait_for, with_node
+from lab_scenes import Flow, address_of, binding, move, show, topology, usable_address, wait_for, with_node
 
 from anchord.lab.domain import Domain
 from anchord.lab.topology import Topology
@@ -90,3 +92,31 @@ def test_a_domain_without_anything_central_keeps_every_address_of_a_roaming_host
             assert preferred == {current}
         assert current == first
         assert anchors(domain, "gw1", "mn1") == gateway_addresses(domain, "gw2", "gw3", "gw4")
+
+
+@pytest.mark.parametrize("finder", ["anchor-known", "directory"])
+def test_rows_1_and_51_an_anchor_that_lost_its_journal_gives_no_prefix_to_a_second_host(
+    lab_of: Callable[[Topology], Domain], finder: str
+) -> None:
+    """Its pool has two prefixes, and a host that is elsewhere holds one of them."""
+    plain = roaming({"mn1": "gw1", "late": "gw3", "later": "gw3"}, finder=finder, central=None)
+    small = dataclasses.replace(plain.gateways["gw1"], pools=(IPv6Network("2001:db8:a1::/63"),))
+    domain = lab_of(dataclasses.replace(plain, gateways={**plain.gateways, "gw1": small}))
+    held = usable_address(domain, "mn1", "gw1")
+    for host in ("late", "later"):
+        usable_address(domain, host, "gw3")
+    move(domain, "mn1", "gw2")
+    row = binding(domain, "gw2", "mn1")
+    assert row is not None
+    with Flow(domain, "mn1", held) as flow:
+        domain.kill("gw1")
+        shutil.rmtree(domain.directory / "state" / "gw1")
+        domain.start("gw1")
+        flow.wait_alive()
+        for host in ("late", "later"):
+            domain.move(host, "gw1")
+        wait_for(lambda: any(binding(domain, "gw1", host) for host in ("late", "later")), "one of them is served")
+        leased = {row["prefix"]: row["mac"] for row in show(domain, "gw1", "bindings")}
+        assert len(leased) == 2
+        assert leased[str(IPv6Network((held, 64), strict=False))] == row["mac"]
+        flow.wait_alive()
