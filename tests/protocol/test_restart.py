@@ -16,6 +16,7 @@ from anchord.declared import Role
 from anchord.protocol.central import Central
 from anchord.protocol.gateway import Gateway
 from anchord.protocol.identity import mn_id_of_mac, session_key
+from anchord.protocol.inputs import LeaseLeft
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import CentralSettings, Finding, GatewaySettings, Limits, Mode
 from anchord.wire.messages import BindingUpdate, Status
@@ -286,6 +287,44 @@ def test_rows_1_and_51_a_first_start_serves_at_once(finding: Finding) -> None:
     domain.host_at(1, MAC)
     domain.pass_time(0.1)
     assert entries(domain, 1)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "restarted once more"])
+def test_rows_1_and_51_what_the_kernel_still_forwards_is_kept_for_who_has_it(again: bool) -> None:
+    domain = without_central(Finding.ANCHOR_KNOWN, "2001:db8:a1::/63")
+    first, second = IPv6Network("2001:db8:a1::/64"), IPv6Network("2001:db8:a1:1::/64")
+    address = domain.address(1)
+    domain.perform(address, domain.gw[1].restore({}, domain.now))
+    for left in (LeaseLeft(first, MAC), LeaseLeft(second)):
+        domain.feed(address, left)
+    if again:
+        domain.pass_time(1.0)
+        domain.restart(address)
+    for other in (OTHER, bytes((2, 0, 0, 0, 9, 9))):
+        domain.host_at(1, other)
+    assert not domain.gw[1].sessions
+    domain.host_at(1, MAC)
+    assert [session.prefix for session in domain.gw[1].sessions.values()] == [first]
+    assert list(domain.gw[1].resting()) == [second]
+    lifetimes = domain.settings.lifetimes
+    domain.pass_time(lifetimes.valid_s + lifetimes.binding_s / 2 - 2.0)
+    assert second in domain.gw[1].resting()
+    domain.pass_time(2.0)
+    assert second not in domain.gw[1].resting(), "by now its host has refreshed or forgotten it"
+
+
+def test_what_the_kernel_forwards_says_nothing_to_a_gateway_with_its_journal() -> None:
+    domain = without_central(Finding.ANCHOR_KNOWN)
+    domain.perform(domain.address(1), domain.gw[1].restore({}, domain.now))
+    domain.host_at(1, MAC)
+    (held,) = [session.prefix for session in domain.gw[1].sessions.values()]
+    domain.restart(domain.address(1))
+    domain.feed(domain.address(1), LeaseLeft(held, MAC))
+    assert not domain.gw[1].resting(), "it is leased, as the journal says"
+    domain.pass_time(domain.settings.lifetimes.binding_s)
+    domain.restart(domain.address(1))
+    domain.feed(domain.address(1), LeaseLeft(IPv6Network("2001:db8:a1:9::/64")))
+    assert IPv6Network("2001:db8:a1:9::/64") not in domain.gw[1].resting()
 
 
 def test_a_gateway_that_lost_its_journal_believes_refreshes_alone_and_for_one_lifetime() -> None:

@@ -143,8 +143,19 @@ class GatewayCore(Outbox):
             return
         until = now.wall_s + rest_s
         self.pool.release(session.prefix, until, session.key)
-        self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until, "session": session.key}))
-        self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
+        self.rests(session.prefix, {"until_wall_s": until, "session": session.key}, now)
+
+    def keep(self, prefix: IPv6Network, key: str, now: Instant) -> None:
+        """The node with session ``key`` (``""``: some node) has ``prefix``, although we do not remember it."""
+        lifetimes, timing = self.settings.domain.lifetimes, self.settings.domain.timing
+        until = now.wall_s + lifetimes.valid_s + int(lifetimes.binding_s * timing.refresh_share)
+        self.pool.keep(prefix, until, key)
+        self.rests(prefix, {"until_wall_s": until, "session": key, "kept": True}, now)
+
+    def rests(self, prefix: IPv6Network, row: dict[str, Any], now: Instant) -> None:
+        """Journal that a prefix rests, and have it forgotten in time."""
+        self.emit(Persist("resting", str(prefix), row))
+        self.timers.set(("rested", str(prefix)), now.monotonic_s + row["until_wall_s"] - now.wall_s)
 
     def lives_on(self, session: Session, lifetime_s: float, now: Instant, advised_s: float | None = None) -> None:
         """The session may last ``lifetime_s`` from now; it is refreshed in time, after ``advised_s`` at the latest."""

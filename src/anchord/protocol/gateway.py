@@ -18,13 +18,14 @@ from typing import Any
 from anchord.protocol.anchoring import AnchoringRole
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import Counters
-from anchord.protocol.identity import mn_id_text
+from anchord.protocol.identity import mn_id_of_mac, mn_id_text, session_key
 from anchord.protocol.inputs import (
     DirectoryAnswered,
     DirectoryMet,
     HostSeen,
     Input,
     Installed,
+    LeaseLeft,
     MessageDropped,
     MessageReceived,
     MtuChanged,
@@ -105,7 +106,8 @@ class Gateway:
         for peer, value in sorted(journal.get("sequence", {}).items()):
             self._core.exchanges.restore_sequence(IPv6Address(peer), int(value["reserved"]))
         for text, value in sorted(journal.get("resting", {}).items()):
-            self._core.pool.release(IPv6Network(text), value["until_wall_s"], value.get("session", ""))
+            put_back = self._core.pool.keep if value.get("kept") else self._core.pool.release
+            put_back(IPv6Network(text), value["until_wall_s"], value.get("session", ""))
             rest_s = max(value["until_wall_s"] - now.wall_s, 0.0)
             self._core.timers.set(("rested", text), now.monotonic_s + rest_s)
         for key, value in sorted(journal.get("session", {}).items()):
@@ -160,8 +162,8 @@ class Gateway:
             self._message(event, now)
         elif isinstance(event, Installed):
             self._installed(event, now)
-        elif isinstance(event, MtuChanged):
-            self._mtu_changed(event, now)
+        elif isinstance(event, MtuChanged | LeaseLeft):
+            self._kernel_told(event, now)
         elif isinstance(event, UseTold):
             self._releasing.use_told(event.session, event.used, now)
         elif isinstance(event, DirectoryAnswered | DirectoryMet):
@@ -267,6 +269,14 @@ class Gateway:
             self._anchoring.installed(session, then, event.error)
         elif newest and session is not None:
             self._serving.installed(session, event.error, now)
+
+    def _kernel_told(self, event: MtuChanged | LeaseLeft, now: Instant) -> None:
+        if isinstance(event, MtuChanged):
+            self._mtu_changed(event, now)
+        elif now.wall_s < self._core.forgetful_until_wall_s and self._core.pool.is_free(event.prefix):
+            # We have lost our journal, the kernel has not: whoever it forwards to has addresses of that prefix.
+            key = "" if event.mac is None else session_key(mn_id_of_mac(event.mac), event.mac)
+            self._core.keep(event.prefix, key, now)
 
     def _mtu_changed(self, event: MtuChanged, now: Instant) -> None:
         """Hosts on the interface are told of it, a little at a time."""

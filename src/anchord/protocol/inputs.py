@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.wire.messages import Message
@@ -71,6 +71,17 @@ class Installed:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseLeft:
+    """An earlier process has left forwarding for ``prefix``, which is of our pool; told once, right after the start.
+
+    ``mac``: of the host that has it, if that is here.
+    """
+
+    prefix: IPv6Network
+    mac: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MtuChanged:
     """What hosts on an access interface are to be told from now on (bytes): what fits onto it and into any tunnel."""
 
@@ -117,6 +128,7 @@ Input = (
     | SegmentConflict
     | SegmentClear
     | Installed
+    | LeaseLeft
     | MtuChanged
     | UseTold
     | DirectoryAnswered
