@@ -108,7 +108,7 @@ def test_a_domain_without_anything_central_keeps_every_address_of_a_roaming_host
 
 
 @pytest.mark.parametrize("finder", ["anchor-known", "directory"])
-def test_rows_1_and_51_an_anchor_that_lost_its_journal_gives_no_prefix_to_a_second_host(
+def test_row_1_51_an_anchor_that_lost_its_journal_gives_no_prefix_to_a_second_host(
     lab_of: Callable[[Topology], Domain], finder: str
 ) -> None:
     """Its pool has two prefixes, and a host that is elsewhere holds one of them."""
@@ -135,7 +135,7 @@ def test_rows_1_and_51_an_anchor_that_lost_its_journal_gives_no_prefix_to_a_seco
         flow.wait_alive()
 
 
-def test_rows_1_and_51_without_its_journal_a_gateway_asks_its_kernel_whose_its_prefixes_are(
+def test_row_1_51_without_its_journal_a_gateway_asks_its_kernel_whose_its_prefixes_are(
     lab_of: Callable[[Topology], Domain],
 ) -> None:
     """One of its two prefixes is with a host that stays there, the other with one that nobody can speak for."""

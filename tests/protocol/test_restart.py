@@ -263,7 +263,7 @@ def lose_journal(domain: Domain, number: int) -> None:
 
 
 @pytest.mark.parametrize("finding", [Finding.ANCHOR_KNOWN, Finding.DIRECTORY])
-def test_rows_1_and_51_an_anchor_that_lost_its_journal_gives_no_prefix_to_a_second_host(finding: Finding) -> None:
+def test_row_1_51_an_anchor_that_lost_its_journal_gives_no_prefix_to_a_second_host(finding: Finding) -> None:
     """Two prefixes in all, so that the place in the pool decides nothing."""
     domain = without_central(finding, "2001:db8:a1::/63")
     domain.host_at(1, MAC)
@@ -281,7 +281,7 @@ def test_rows_1_and_51_an_anchor_that_lost_its_journal_gives_no_prefix_to_a_seco
 
 
 @pytest.mark.parametrize("finding", [Finding.ANCHOR_KNOWN, Finding.DIRECTORY])
-def test_rows_1_and_51_a_first_start_serves_at_once(finding: Finding) -> None:
+def test_row_1_51_a_first_start_serves_at_once(finding: Finding) -> None:
     domain = without_central(finding)
     domain.perform(domain.address(1), domain.gw[1].restore({}, domain.now))
     domain.host_at(1, MAC)
@@ -290,7 +290,7 @@ def test_rows_1_and_51_a_first_start_serves_at_once(finding: Finding) -> None:
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "restarted once more"])
-def test_rows_1_and_51_what_the_kernel_still_forwards_is_kept_for_who_has_it(again: bool) -> None:
+def test_row_1_51_what_the_kernel_still_forwards_is_kept_for_who_has_it(again: bool) -> None:
     domain = without_central(Finding.ANCHOR_KNOWN, "2001:db8:a1::/63")
     first, second = IPv6Network("2001:db8:a1::/64"), IPv6Network("2001:db8:a1:1::/64")
     address = domain.address(1)
