@@ -97,7 +97,8 @@ def test_a_restart_finds_what_hosts_had_of_the_pools(pair: Pair) -> None:
         assert not plane.forwarding.left, "there was no earlier process"
         plane.restart()
     assert dict(pair.planes[1].forwarding.left) == {prefix(1): None}, "exported"
-    assert dict(pair.planes[2].forwarding.left) == {prefix(2): pair.host.mac("eth0")}, "what is imported is of another pool"
+    mac = pair.host.mac("eth0")
+    assert dict(pair.planes[2].forwarding.left) == {prefix(2): mac}, "what is imported is of another pool"
 
 
 def test_a_restart_changes_nothing_in_the_kernel(pair: Pair) -> None:

@@ -182,3 +182,14 @@ def test_an_anchor_is_asked_once_more_for_what_others_say_when_it_holds_not_what
     domain.pass_time(1.0)
     assert roles(domain, 3)[new] == (Role.IMPORTED, domain.address(1))
     assert roles(domain, 3)[old] == (Role.RELEASED, None)
+
+
+def test_to_hear_of_it_before_the_kernel_has_answered_keeps_no_host_waiting_for_its_routers() -> None:
+    domain, old = given_up_at_gw2("proxy")
+    domain.hold_kernel = True
+    domain.host_at(3, MAC)
+    (state,) = domain.declared[domain.address(3)].values()
+    assert old in {entry.prefix for entry in state.entries}, "the CMD has told, the kernel has not done anything"
+    domain.hold_kernel = False
+    domain.settle()
+    assert advertised(domain, prefix_at(domain, 3))

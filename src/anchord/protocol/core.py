@@ -209,7 +209,13 @@ class GatewayCore(Outbox):
     # Declarations
 
     def declare(self, session: Session, then: Continuation | None = None) -> None:
-        """Have the kernel forward as the session says; ``then`` happens when it does."""
+        """Have the kernel forward as the session says; ``then`` happens when it does.
+
+        What the node is to hear after a declaration that this one overtakes, it hears after this one.
+        """
+        waiting = self._continuations.get(self._newest_ticket.get(session.key, -1))
+        if then is None and session.phase is Phase.SERVING and waiting is not None and waiting.acknowledgement is None:
+            then = waiting
         ticket = self._next_ticket(session.key)
         if then is not None:
             self._make_room()
