@@ -91,6 +91,16 @@ def test_a_restart_loses_no_packet(pair: Pair) -> None:
     assert pair.planes[2].counters()["stale"] == dropped, "counters go on over a restart"
 
 
+def test_a_restart_finds_what_hosts_had_of_the_pools(pair: Pair) -> None:
+    pair.hand_over()
+    for plane in pair.planes.values():
+        assert not plane.forwarding.left, "there was no earlier process"
+        plane.restart()
+    assert dict(pair.planes[1].forwarding.left) == {prefix(1): None}, "exported"
+    mac = pair.host.mac("eth0")
+    assert dict(pair.planes[2].forwarding.left) == {prefix(2): mac}, "what is imported is of another pool"
+
+
 def test_a_restart_changes_nothing_in_the_kernel(pair: Pair) -> None:
     pair.hand_over()
     plane = pair.planes[2]

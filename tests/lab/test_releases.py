@@ -11,6 +11,7 @@ from ipaddress import IPv6Network
 
 import pytest
 from lab_scenes import (
+    MODES,
     Flow,
     binding,
     correspondent,
@@ -90,6 +91,41 @@ def test_an_unused_prefix_is_given_up_here_there_and_at_the_host(
                 stuck.send(b"anybody there?")
                 time.sleep(0.05)  # the answer to a datagram is an error of the next call
         assert not isinstance(refused.value, TimeoutError)
+
+
+@pytest.mark.parametrize("mode", ["proxy", "locator", "anchor-known"])
+def test_a_stuck_connection_is_told_after_further_moves_and_back_at_the_anchor(
+    lab_of: Callable[[Topology], Domain], mode: str
+) -> None:
+    settings = {"timers": {"idle_release_s": IDLE_S}, "lifetimes": {**LIFETIMES, "valid_s": 60, "router_s": 60}}
+    plain = topology(3, {"mn1": "gw1"}, **{"finder": "central", **MODES[mode]})
+    domain = lab_of(dataclasses.replace(plain, domain={**settings, **plain.domain}))
+    idle = usable_address(domain, "mn1", "gw1")
+    move(domain, "mn1", "gw2")
+    used = usable_address(domain, "mn1", "gw2")
+    with Flow(domain, "mn1", used):
+        wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 gives up what nobody uses", 6 * IDLE_S)
+        assert is_told(domain, idle)
+        for gateway in ("gw3", "gw1"):
+            move(domain, "mn1", gateway)
+            usable_address(domain, "mn1", gateway)
+            assert is_told(domain, idle), gateway
+
+
+def is_told(domain: Domain, source: str) -> bool:
+    """Whether a datagram of mn1 from ``source`` is answered by an error."""
+    with datagram_socket(domain, "mn1", source) as stuck:
+        stuck.connect((correspondent(domain), 9))
+        stuck.settimeout(5)
+        for _ in range(10):
+            try:
+                stuck.send(b"anybody there?")
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+            time.sleep(0.05)  # the answer to a datagram is an error of the next call
+    return False
 
 
 def test_decision_20_the_end_of_a_session_reaches_an_anchor_that_was_unreachable_for_a_while(

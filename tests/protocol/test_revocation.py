@@ -130,7 +130,7 @@ def test_row_148_after_an_administrators_revocation_the_host_is_let_alone_for_a_
     assert domain.gw[2].sessions
 
 
-NONE = IPv6Network("2001:db8:a1:ffff::/64")
+NONE = IPv6Network("2001:db8:ffff::/64")
 BAD: dict[str, tuple[BindingRevocationIndication, int]] = {
     "every binding": (indication(flags=RevocationFlag.PROXY | RevocationFlag.GLOBAL, trigger=128, node=()), 130),
     "a realm": (indication(flags=RevocationFlag.PROXY | RevocationFlag.GLOBAL, trigger=129), 130),

@@ -25,7 +25,16 @@ from anchord.daemon.transport import Transport, TransportError
 from anchord.kernel.errors import KernelError
 from anchord.kernel.forwarding import Forwarding
 from anchord.protocol.gateway import Gateway
-from anchord.protocol.inputs import HostSeen, Input, Installed, MtuChanged, SegmentClear, SegmentConflict, UseTold
+from anchord.protocol.inputs import (
+    HostSeen,
+    Input,
+    Installed,
+    LeaseLeft,
+    MtuChanged,
+    SegmentClear,
+    SegmentConflict,
+    UseTold,
+)
 from anchord.protocol.outputs import (
     Advertise,
     AskUse,
@@ -86,6 +95,7 @@ class GatewayDaemon:
         try:
             self._tell_mtus()
             self._shell.perform(self._node.restore(self._store.load(), instant()))
+            self._shell.feed([LeaseLeft(prefix, mac) for prefix, mac in self._forwarding.left.items()])
             await sweep(self._forwarding)
             for access in self._access.values():
                 loop.add_reader(access.fileno(), self._frames, access)

@@ -35,7 +35,7 @@ from anchord.kernel.engine import Engine
 from anchord.kernel.errors import KernelError
 from anchord.kernel.netlink import NetlinkError, NetlinkSocket
 from anchord.kernel.paths import Paths
-from anchord.kernel.tables import ENCAPSULATION_OVERHEAD, MIN_MTU, PlaneSettings
+from anchord.kernel.tables import ENCAPSULATION_OVERHEAD, MIN_MTU, PlaneSettings, leases
 
 __all__ = ["Forwarding", "KernelError", "PlaneSettings", "flush"]
 
@@ -102,6 +102,7 @@ class Forwarding:
         self._counter_lock = threading.Lock()
         self._paths: Paths | None = None
         self._links = host.LinkMtus(0, {})
+        self._left: dict[IPv6Network, bytes | None] = {}
         self._tunnel_mtu = 0
         self._too_narrow: tuple[IPv6Address, ...] = ()
         self._offer: tuple[int, ...] = ()
@@ -120,6 +121,11 @@ class Forwarding:
         It changes under the reader: to iterate, take ``dict(forwarding.links)`` first.
         """
         return MappingProxyType(self._engine.links if self._engine else {})
+
+    @property
+    def left(self) -> Mapping[IPv6Network, bytes | None]:
+        """Which /64s of our pools hosts had when ``start`` looked, with the MAC addresses of those that were here."""
+        return MappingProxyType(self._left)
 
     @property
     def tunnel_mtu(self) -> int:
@@ -159,6 +165,7 @@ class Forwarding:
                 self._offer = self._fit_tunnels()
                 self._engine = Engine(self.settings, sock)
                 self._engine.take_over(self._tunnel_mtu)
+                self._left = leases(self._engine.installed.values(), self.settings.pools)
                 self._counter_socket = firewall.open_counters()
             except NetlinkError as error:
                 raise host.explained(error) from error

@@ -37,10 +37,11 @@ class RevokedRole:
     def indicated(self, source: IPv6Address, indication: BindingRevocationIndication, now: Instant) -> None:
         """RFC 5846 section 6.1.2: whatever is not discarded is answered."""
         failed: list[IPv6Network] = []
-        status = _judge(indication)
+        status, lost = _judge(indication), False
         if status is None:
+            lost = self._note_lost(source, indication, now)
             status = self._revoke(source, indication, failed, now)
-        if status >= 128:
+        if status >= 128 and not lost:
             self._core.counters.of(source).drop(f"revocation-refused.{int(status)}")
         self._core.emit(Send(source, acknowledgement(indication, status, failed)))
 
@@ -71,6 +72,22 @@ class RevokedRole:
         else:
             self._serving.lose_prefixes(session, revoked, now)
         return RevocationStatus.PARTIAL_SUCCESS if failed else RevocationStatus.SUCCESS
+
+    def _note_lost(self, source: IPv6Address, indication: BindingRevocationIndication, now: Instant) -> bool:
+        """The CMD names what the node lost before it came here, and may still have addresses of: it will be told.
+
+        There is nothing to revoke here, and the answer says that as well.
+        """
+        session, domain = self._session(indication), self._core.settings.domain
+        if session is None or session.phase is Phase.AWAY or session.is_fixed or source != domain.central:
+            return False
+        if indication.trigger != RevocationTrigger.POSSIBLE_OUT_OF_SYNC_BCE_STATE:
+            return False
+        held = self._revocable(source, session)
+        asked = [option.prefix for option in indication.all(HomeNetworkPrefix)]
+        lost = [prefix for prefix in asked if prefix not in held and domain.anchor_of(prefix) is not None]
+        self._serving.note_given_up(session, lost, now)
+        return bool(lost)
 
     def _session(self, indication: BindingRevocationIndication) -> Session | None:
         mn_id = indication.first(MobileNodeIdentifier)

@@ -15,13 +15,13 @@ from anchord.protocol.advertising import Advertising
 from anchord.protocol.budget import Budget
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.denying import deny
-from anchord.protocol.direct import AnchorKnown, Direct
+from anchord.protocol.direct import LISTEN_S, AnchorKnown, Direct
 from anchord.protocol.directory import DirectoryFinder
 from anchord.protocol.exchange import ticks_of
 from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
-from anchord.protocol.inputs import DirectoryAnswered, HostSeen
+from anchord.protocol.inputs import DirectoryAnswered, DirectoryMet, HostSeen
 from anchord.protocol.mag import ByPolicy, Mag
 from anchord.protocol.outputs import Send
 from anchord.protocol.prefixes import PoolExhaustedError
@@ -43,8 +43,6 @@ from anchord.wire.options import ALL_ZERO_PREFIX, MobileNodeIdentifier, MobileNo
 
 # A host's own frames and the access point's announcement of it come this close together; later ones are another move.
 ONE_MOVE_S = 0.1
-# So long a node's data is looked at where nobody central says which anchors it has: its addresses name them.
-LISTEN_S = 1.0
 # The plain routers of ``mobility = false`` share one face, as RFC 5213 section 6.9.3 and VRRP have it.
 SHARED_FACE = ""
 
@@ -169,7 +167,10 @@ class ServingRole:
             return
         self._pool_exhausted = False
         router = core.face(key, mn_id, core.settings.me.name if self._domain.mobility else SHARED_FACE)
-        self._open(Session(key, mn_id, seen.mac, prefix, router), seen, now)
+        session = Session(key, mn_id, seen.mac, prefix, router)
+        # What it had of us and lost is not given back before it has rested, but the node is told so.
+        session.released = core.pool.resting_of(key, now.wall_s)
+        self._open(session, seen, now)
 
     def _open(self, session: Session, seen: HostSeen, now: Instant) -> None:
         self._core.open(session)
@@ -210,6 +211,7 @@ class ServingRole:
         session.timeline = {"seen": now.monotonic_s}
         session.registered = False
         session.asked, session.unsettled, session.confirmed_s = {}, {}, {}
+        session.hearsay, session.settled = {}, {}
         alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
         self._core.attach(session, interface, now, LISTEN_S if alone else 0.0)
         if session.mac in self._core.barred:
@@ -223,6 +225,8 @@ class ServingRole:
         if not self._domain.mobility or session.is_fixed or session.phase is Phase.AWAY:
             return False
         if self._domain.finding is Finding.ANCHOR_KNOWN:
+            return True
+        if self._directory is not None and self._directory.knew_nothing(session):
             return True
         return session.phase is Phase.SERVING and not session.registered
 
@@ -274,6 +278,14 @@ class ServingRole:
         """The directory has spoken."""
         if self._directory is not None:
             self._directory.answered(answer, now)
+
+    def directory_met(self, met: DirectoryMet) -> list[str]:
+        """There is a directory. Returns the sessions that it has to be told of again (``record_again``)."""
+        return [] if self._directory is None else self._directory.met(met.began_wall_s)
+
+    def record_again(self, key: str, now: Instant) -> bool:
+        """The directory has lost its store; False: the node is not here any more."""
+        return self._directory is not None and self._directory.record_again(key, now)
 
     def directory_silent(self, key: str, now: Instant) -> None:
         """The directory has not."""
@@ -360,6 +372,15 @@ class ServingRole:
         if session.released:
             first_s = min(session.released.values()) - now.wall_s
             self._core.timers.set(("released", session.key), now.monotonic_s + max(first_s, 0.0))
+
+    def note_given_up(self, session: Session, prefixes: Collection[IPv6Network], now: Instant) -> None:
+        """The node may have addresses of ``prefixes``, which it lost before it came here."""
+        until = now.wall_s + self._domain.lifetimes.valid_s
+        room = 2 * self._domain.limits.anchors_per_host - len(session.released)
+        known = session.released
+        fresh = [prefix for prefix in prefixes if prefix not in known and not self._core.somebody_holds(prefix)]
+        session.released |= dict.fromkeys(fresh[: max(room, 0)], until)
+        self.forget_released(session, now)
 
     def forget_released(self, session: Session, now: Instant) -> None:
         """The host has forgotten an address of a prefix that was given up."""

@@ -64,6 +64,8 @@ class Session:
     link_local: IPv6Address | None = None  # the last of these that it has used
     own_address: IPv6Address | None = None  # the last of our own prefix that it has used
     asked: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # directly, since it came
+    hearsay: dict[IPv6Network, bool] = field(default_factory=dict)  # what it holds of others, as gateways have said
+    settled: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # what each has said of its own
     told_of_ours: tuple[IPv6Address, ...] = ()  # anchors that think, since it came, that it has our prefix
     unsettled: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # refused, to be asked again
     confirmed_s: dict[IPv6Address, float] = field(default_factory=dict)  # monotonic; last PBA of who was asked directly
@@ -84,6 +86,10 @@ class Session:
     def is_fixed(self) -> bool:
         """Whether all its prefixes are anchored at one LMA, whose MAG we are (RFC 5213)."""
         return not self.prefix.prefixlen
+
+    def has_anchor(self, maar: IPv6Address) -> bool:
+        """Whether that gateway or LMA anchors something of the node, when it is served here."""
+        return any(anchor.maar == maar for anchor in self.anchors)
 
     def note(self, address: IPv6Address) -> bool:
         """The node has used ``address``; False: as last time."""
