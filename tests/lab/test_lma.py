@@ -439,7 +439,7 @@ def test_rows_70_and_71_a_session_outlives_its_end_for_a_moment(others: tuple[Do
     assert mag1.register(node, NEW, ONE) != prefix  # which rests
 
 
-def test_rows_33_and_56_a_mag_that_sets_d_is_refused(others: tuple[Domain, Mag, Mag]) -> None:
+def test_row_33_a_mag_that_sets_d_is_refused(others: tuple[Domain, Mag, Mag]) -> None:
     domain, mag1, _ = others
     before = sessions(domain)
     assert mag1.ask(b"erin@example.org", NEW, ONE, distributed=True).status == 129
@@ -449,7 +449,7 @@ def test_rows_33_and_56_a_mag_that_sets_d_is_refused(others: tuple[Domain, Mag, 
 # An LMA of somebody else
 
 
-def test_rows_91_to_105_and_148_gateways_are_mags_of_an_lma_of_somebody_else(lab_name: str) -> None:
+def test_rows_91_92_93_96_104_105_and_148_gateways_are_mags_of_an_lma_of_somebody_else(lab_name: str) -> None:
     plain = mags()
     strange = dataclasses.replace(plain.lmas["home"], program=NOBODY)
     given, router = "2001:db8:b1:77::/64", IPv6Address("fe80::77")

@@ -284,6 +284,11 @@ def test_rows_144_and_146_a_binding_error_of_the_cmd_makes_its_gateways_ask_what
         wait_for(lambda: (row := binding(domain, "gw1", "mn1")) and row["registered"], "mn1 is registered again")
 
 
+def events_of_peers(domain: Domain) -> list[str]:
+    """What the CMD's log says of them."""
+    return [line.split()[2] for line in domain.log("cmd").read_text().splitlines() if " peer-" in line]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(180)
 def test_row_144_a_peer_that_leaves_out_heartbeats_is_reported_and_so_is_its_return(lab_name: str) -> None:
@@ -295,5 +300,4 @@ def test_row_144_a_peer_that_leaves_out_heartbeats_is_reported_and_so_is_its_ret
         wait_for(lambda: peer(domain, "cmd", "gw1")["reachable"] is False, "it does not any more", 70)
         domain.start("gw1")
         wait_for(lambda: peer(domain, "cmd", "gw1")["reachable"], "it does again", 35)
-        events = [line.split()[2] for line in domain.log("cmd").read_text().splitlines() if " peer-" in line]
-        assert events == ["peer-down", "peer-up"]
+        wait_for(lambda: events_of_peers(domain) == ["peer-down", "peer-up"], "its log says so")
