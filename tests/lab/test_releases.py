@@ -131,7 +131,7 @@ def is_told(domain: Domain, source: str) -> bool:
 def test_decision_20_the_end_of_a_session_reaches_an_anchor_that_was_unreachable_for_a_while(
     lab_of: Callable[[Topology], Domain],
 ) -> None:
-    """Decision 20: the CMD says so again and again. (Decision 19, the dead-man timer, is for a CMD that cannot.)"""
+    """Decision 20: the CMD says so again and again. Decision 19, the dead-man timer, is for a CMD that cannot."""
     brief = {"lifetimes": {**LIFETIMES, "binding_s": 12}, "timers": {"probe_after_s": 1}}
     brief["pmip"] = {"min_delay_before_bce_delete_ms": 100}
     domain = lab_of(dataclasses.replace(topology(2, {"mn1": "gw1"}), domain=brief))
@@ -148,6 +148,30 @@ def test_decision_20_the_end_of_a_session_reaches_an_anchor_that_was_unreachable
         domain.kill("gw1", signal.SIGCONT)
     wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 hears of it", 40)
     wait_for(lambda: not tunnelled(domain, "gw1", prefix), "gw1 has no tunnel for it any more")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(150)
+def test_decision_19_an_anchor_that_nobody_reaches_any_more_ends_by_its_dead_man_timer(
+    lab_of: Callable[[Topology], Domain],
+) -> None:
+    brief = {"lifetimes": {**LIFETIMES, "valid_s": 30, "preferred_s": 20, "binding_s": 12}}
+    brief |= {"timers": {"probe_after_s": 1}, "pmip": {"min_delay_before_bce_delete_ms": 100}}
+    domain = lab_of(dataclasses.replace(topology(2, {"mn1": "gw1"}), domain=brief))
+    prefix = IPv6Network((usable_address(domain, "mn1", "gw1"), 64), strict=False)
+    move(domain, "mn1", "gw2")
+    usable_address(domain, "mn1", "gw2")
+    alone = domain.topology.gateways["gw1"].address
+    chain = ["type filter hook forward priority 0;", f"ip6 saddr {alone} drop", f"ip6 daddr {alone} drop"]
+    done = domain.exec("core", ["nft", "\n".join(["table ip6 cut {", "chain forward {", *chain, "}", "}"])])
+    assert done.returncode == 0, done.stderr
+    with Links(domain.namespace(SWITCH)) as links:
+        links.set_up(links.get(domain.port("mn1")), up=False)
+    wait_for(lambda: binding(domain, "cmd", "mn1") is None, "the session ends", 30)
+    assert tunnelled(domain, "gw1", prefix), "gw1 cannot know"
+    wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 ends by itself", 45)
+    wait_for(lambda: not tunnelled(domain, "gw1", prefix), "gw1 has no tunnel for it any more")
+    wait_for(lambda: not show(domain, "gw1", "prefixes"), "the prefix is free again", 45)
 
 
 def test_a_host_with_six_anchors_moves_and_every_address_lives(lab_of: Callable[[Topology], Domain]) -> None:

@@ -228,6 +228,7 @@ class Gateway:
             "fallback": serving.unanswered,
             "refresh": serving.presence.refresh_due,
             "probe": serving.presence.probe,
+            "gone": self._of_session(self._revoked.unanswered),
             "directory": serving.directory_silent,
             "redeclare": self._of_session(lambda session, now: serving.redeclare(session)),
             "advertise": self._of_session(serving.advertise),

@@ -87,6 +87,10 @@ class ServingRole:
         if session is None:
             self._first_attachment(seen, now)
             return
+        if session.said_gone and now.monotonic_s - seen.age_s < session.said_gone_s:
+            # It was waiting while we were told that the node has gone: it does not say that it has not.
+            self._core.counters.count("frame.before-departure")
+            return
         session.heard_s = now.monotonic_s
         session.probes = 0
         if seen.address is not None:
@@ -406,10 +410,13 @@ class ServingRole:
         kept = [(anchor, tuple(p for p in anchor.prefixes if p not in prefixes)) for anchor in session.anchors]
         self._serve(session, tuple(replace(anchor, prefixes=left) for anchor, left in kept if left), now)
 
-    def revoked(self, session: Session, barred: bool, now: Instant) -> None:
-        """The session is over, because the CMD says so. ``barred``: its frames are not looked at for a while."""
+    def revoked(self, session: Session, now: Instant, barred: bool = False, moved: bool = False) -> None:
+        """The session is over here, because CMD or LMA say so. ``barred``: its frames are not looked at for a while.
+
+        ``moved``: the node is elsewhere, with routers that look the same; should it be here after all, it needs ours.
+        """
         place = None if session.interface is None else f"{session.interface}/{session.mac.hex()}"
-        if session.phase is Phase.SERVING:
+        if session.phase is Phase.SERVING and not moved:
             self._advertising.withdraw_all(session)
         self._core.close(session, now, heed=not barred)
         if barred and place is not None:

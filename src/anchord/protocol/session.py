@@ -22,6 +22,7 @@ from typing import Any
 from anchord.declared import HostState, LogicalRouter, PrefixEntry, Role
 from anchord.protocol.groups import Anchor, router_from_json, router_to_json
 from anchord.protocol.journal import address_text, prefix_text
+from anchord.wire.messages import BindingRevocationIndication
 from anchord.wire.options import MobileNodeIdentifier
 
 
@@ -77,6 +78,8 @@ class Session:
     verified_s: float = -1e9  # monotonic; when it was last found to be there, for a refresh
     probes: int = 0  # unanswered ones
     held: tuple[IPv6Address, ...] = ()  # who is told again that it is here as soon as it answers a probe
+    said_gone: dict[IPv6Address, BindingRevocationIndication] = field(default_factory=dict)  # by peer; not answered yet
+    said_gone_s: float = -1e9  # monotonic; when the first of these came
     ignored: bool = False  # its data is kept from us
     advertised_s: float = -1.0  # monotonic; last advertisement
     left_s: float = -1.0  # monotonic; when it was reported elsewhere
