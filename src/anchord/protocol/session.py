@@ -85,6 +85,11 @@ class Session:
         """Whether all its prefixes are anchored at one LMA, whose MAG we are (RFC 5213)."""
         return not self.prefix.prefixlen
 
+    def prefixes(self) -> tuple[IPv6Network, ...]:
+        """Every prefix that it has here, its own first."""
+        own = () if self.is_fixed else (self.prefix,)
+        return (*own, *(prefix for anchor in self.anchors for prefix in anchor.prefixes))
+
     def note(self, address: IPv6Address) -> bool:
         """The node has used ``address``; False: as last time."""
         if address.is_link_local:
