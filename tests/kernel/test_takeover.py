@@ -394,7 +394,7 @@ def test_a_second_gateway_in_a_namespace_ends_with_nothing_changed(pair: Pair) -
     first.settle()
 
     def installed() -> list[str]:
-        return [first.namespace.run(f"ip -6 {what}") for what in ("route show table all", "rule", "-br link")]
+        return [first.namespace.run(f"ip -6 {what}") for what in ("route show table all", "rule")]
 
     before = installed()
     with pytest.raises(KernelError, match=rf"^another anchord gateway .*\(pid {os.getpid()}\): stop it first"):

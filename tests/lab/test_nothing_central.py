@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from lab_scenes import Flow, address_of, binding, move, topology, usable_address, wait_for, with_node
+from lab_scenes import ANCHORD, Flow, address_of, binding, move, topology, usable_address, wait_for, with_node
 
 from anchord.lab.domain import Domain
 from anchord.lab.topology import Topology
@@ -90,3 +90,14 @@ def test_a_domain_without_anything_central_keeps_every_address_of_a_roaming_host
             assert preferred == {current}
         assert current == first
         assert anchors(domain, "gw1", "mn1") == gateway_addresses(domain, "gw2", "gw3", "gw4")
+    end_session(domain, "mn1", "gw1")
+
+
+def end_session(domain: Domain, host: str, serving: str) -> None:
+    """As its administrator would, at the only gateway that can."""
+    name = domain.host_mac(host).hex(":")
+    for node in ("gw2", serving):
+        done = domain.exec(node, [ANCHORD, "revoke", name, "--socket", str(domain.control(node))])
+        assert (done.returncode, done.stdout) == ((0, f"revoked: {name}\n") if node == serving else (1, ""))
+    nodes = domain.topology.daemons()
+    wait_for(lambda: not any(binding(domain, node, host) for node in nodes), "no session anywhere")
