@@ -29,12 +29,12 @@ C_MS = 2 * GATEWAY_MS
 WAY_OUT_MS = C_MS + GATEWAY_MS
 """What a host's packet takes from the new gateway to the correspondent: to its anchor, and from there to the core."""
 
-
 DELAYS = ".delays"  # behind the name of a row that was measured with delays
 ROUNDS = 2
 LEGEND = f"""\
-Delays, one way: a = {A_MS:g} ms, b = {B_MS:g} ms, c = {C_MS:g} ms. Rows with delays are held to the formula of their mode
-(old_flow_up: and {WAY_OUT_MS:g} ms of the packet's own way to the correspondent), and to that + their median without + 1 ms."""
+Delays, one way: a = {A_MS:g} ms, b = {B_MS:g} ms, c = {C_MS:g} ms. Rows with delays are held to lie between the formula
+of their mode (old_flow_up: and {WAY_OUT_MS:g} ms of the packet's own way to the correspondent), and that + their median
+without delays + 1 ms."""
 
 
 @dataclass(frozen=True, slots=True)
