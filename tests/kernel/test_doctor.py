@@ -130,7 +130,9 @@ def test_flush_beside_a_running_gateway_is_refused_unless_forced(make_domain: Ma
     try:
         command = ["ip", "netns", "exec", plane.namespace.name, sys.executable, "-m", "anchord", "flush"]
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert refused.returncode == 1 and f"(pid {os.getpid()})" in refused.stderr
+        assert (
+            refused.returncode == 1 and f"(pid {os.getpid()}): stop it first, or flush with --force" in refused.stderr
+        )
         assert plane.namespace.run("ip -6 rule").count("lookup") > 5
         forced = subprocess.run([*command, "--force"], capture_output=True, text=True, check=True)
         assert "13 rules" in forced.stdout

@@ -71,16 +71,23 @@ def flush(as_json: bool, force: bool) -> None:
 
     Hosts lose their forwarding. Refused while a gateway or LMA runs here, which would put it back: stop it first.
     """
-    try:
-        with contextlib.nullcontext() if force else contextlib.closing(Alone()):
+    with contextlib.nullcontext() if force else contextlib.closing(_nobody_else()):
+        try:
             counts = flush_namespace()
-    except KernelError as error:
-        raise click.ClickException(str(error)) from error
+        except KernelError as error:
+            raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps(counts))
         return
     done = [f"{count} {_FLUSHED[kind]}" for kind, count in counts.items() if count]
     click.echo(f"removed: {', '.join(done)}" if done else "nothing of ours was there")
+
+
+def _nobody_else() -> Alone:
+    try:
+        return Alone()
+    except KernelError as error:
+        raise click.ClickException(f"{error}, or flush with --force") from error
 
 
 def _node(config: Path) -> dict[str, Any]:
