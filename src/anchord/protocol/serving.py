@@ -373,6 +373,8 @@ class ServingRole:
         if session.withheld and session.anchors and session.anchors[-1].maar == maar:
             return False
         if session.phase is Phase.SERVING and any(anchor.maar == maar for anchor in session.anchors):
+            # Its answer to a refresh may be under way; it was true before it asked.
+            self._core.exchanges.cancel(maar, session.key)
             self._serve(session, tuple(anchor for anchor in session.anchors if anchor.maar != maar), now)
             if self._directory is not None:
                 self._directory.found(session, now)
