@@ -366,7 +366,7 @@ class ServingRole:
 
     def _note_released(self, session: Session, now: Instant) -> None:
         """What the host has to forget it may go on using until its address runs out; those packets are answered."""
-        held = {session.prefix, *(prefix for anchor in session.anchors for prefix in anchor.prefixes)}
+        held = session.prefixes()
         until = now.wall_s + self._domain.lifetimes.valid_s
         released = {prefix: at for prefix, at in session.released.items() if at > now.wall_s}
         for anchor in session.withdrawn:
@@ -421,6 +421,12 @@ class ServingRole:
         self._core.close(session, now, heed=not barred)
         if barred and place is not None:
             self._core.timers.set(("heed", place), now.monotonic_s + self._domain.timing.refuse_s)
+
+    def revoke(self, session: Session, now: Instant) -> None:
+        """An administrator ends the session here, where nothing central could: its anchors hear that it is over."""
+        self._core.report("revoked", mn=mn_id_text(session.mn_id), prefixes=[str(p) for p in session.prefixes()])
+        self.revoked(session, True, now)
+        self._finder.end(session, now)
 
     def installed(self, session: Session, error: str | None, now: Instant) -> None:
         """The kernel forwards for the node: now it may hear of its routers (RFC 5213 section 6.7)."""

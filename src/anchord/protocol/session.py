@@ -94,6 +94,11 @@ class Session:
         """Whether that gateway or LMA anchors something of the node, when it is served here."""
         return any(anchor.maar == maar for anchor in self.anchors)
 
+    def prefixes(self) -> tuple[IPv6Network, ...]:
+        """Every prefix that it has here, its own first."""
+        own = () if self.is_fixed else (self.prefix,)
+        return (*own, *(prefix for anchor in self.anchors for prefix in anchor.prefixes))
+
     def note(self, address: IPv6Address) -> bool:
         """The node has used ``address``; False: as last time."""
         if address.is_link_local:
