@@ -55,6 +55,10 @@ SIMULATION = ("-m", "anchord", "sim", "check", "--seeds", "60", "--first", "1")
 
 
 @dataclass(frozen=True)
+# A fault may make memory grow without end; and nothing of it outlives this process.
+_CONFINED = ("prlimit", f"--as={4 << 30}", "setpriv", "--pdeathsig", "KILL")
+
+
 class Fault:
     """Something to be noticed: the contents of ``file`` (below src/anchord) are to be ``contents``."""
 
@@ -98,7 +102,7 @@ class Tree:
     def run(self, *arguments: str, **more: str) -> tuple[int | None, str]:
         """Python with ``arguments``; the exit code (None: it took too long) and what it said."""
         process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=self.where, env=self.environment(**more), text=True,
+            [*_CONFINED, sys.executable, *arguments], cwd=self.where, env=self.environment(**more), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
