@@ -51,14 +51,12 @@ RUN_S = 120.0  # but not before this
 FIRST_RUN_S = 1200.0
 FIRST = 120  # tests that call the function in question and are run before all others
 CAUGHT_SHARE = 0.85
+# A fault may make memory grow without end; and nothing of it outlives this process.
+_CONFINED = ("prlimit", f"--as={4 << 30}", "setpriv", "--pdeathsig", "KILL")
 SIMULATION = ("-m", "anchord", "sim", "check", "--seeds", "60", "--first", "1")
 
 
 @dataclass(frozen=True)
-# A fault may make memory grow without end; and nothing of it outlives this process.
-_CONFINED = ("prlimit", f"--as={4 << 30}", "setpriv", "--pdeathsig", "KILL")
-
-
 class Fault:
     """Something to be noticed: the contents of ``file`` (below src/anchord) are to be ``contents``."""
 
