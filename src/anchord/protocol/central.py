@@ -43,7 +43,7 @@ from anchord.wire.messages import (
     Status,
     UpdateNotificationAcknowledgement,
 )
-from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, HandoffIndicator
+from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, HandoffIndicator, HomeNetworkPrefix
 
 # Answer first, clean up later: the serving gateway has shown a node what it holds before it has to withdraw some of it.
 SURPLUS_S = 1.0
@@ -197,6 +197,8 @@ class Central(Outbox):
             self._accept(verdict, now)
             return
         self.counters.of(gateway.address).refuse(verdict)
+        if verdict is Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED:
+            self._learn_of_former(update, gateway, now)
         last = None
         if verdict is Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
             binding = self._cache.find(update)
@@ -376,11 +378,46 @@ class Central(Outbox):
             if owner is None or owner.address == binding.serving.maar or option.prefix in binding.released:
                 continue
             known = binding.anchor(owner.address)
-            if known is not None or not self._cache.may_hold(binding.key, option.prefix):
+            if not self._cache.may_hold(binding.key, option.prefix):
+                continue
+            if known is not None:
+                if option.prefix not in known.prefixes:  # it may have given the node another one; it knows
+                    binding.unconfirmed.setdefault(owner.address, False)
                 continue
             router = derive_router(self._domain.secret, owner.name, binding.mn_id)
             binding.anchors.append(Anchor(owner.address, (option.prefix,), router, owner.local_networks))
             binding.unconfirmed[owner.address] = False
+
+    def _learn_of_former(self, update: BindingUpdate, gateway: GatewayInfo, now: Instant) -> None:
+        """A gateway that could not reach us served the node before the one that does: it anchors what it gave it.
+
+        Its PBU is refused, being older; nothing but its own prefix, named in option 65 as well, is taken from it.
+        """
+        binding = self._cache.find(update)
+        own = tuple(option.prefix for option in update.all(HomeNetworkPrefix))
+        if binding is None or binding.ending or not update.lifetime_s:
+            return
+        if not own or [option.prefix for option in update.all(AnchoredPrefix)] != [*own]:
+            return
+        if gateway.address == binding.serving.maar or binding.anchor(gateway.address) is not None:
+            return
+        may_hold = [gateway.owns(p) and self._cache.may_hold(binding.key, p) and p not in binding.released for p in own]
+        lifetime_s = int(binding.expires_wall_s - now.wall_s)
+        if not all(may_hold) or lifetime_s < LEAST_LIFETIME_S:
+            return
+        if len(binding.anchors) >= self._domain.limits.anchors_per_host:
+            self.counters.count("limit.prefixes")  # RFC 8885 section 6
+            return
+        face = read_groups(gateway.address, update.options).own
+        anchor = replace(face, prefixes=own)
+        binding.anchors.append(anchor)
+        binding.unconfirmed[anchor.maar] = False
+        self._cache.keep(binding)
+        self._telling.tell(binding, anchor, lifetime_s, now)
+        self._persist(binding)
+        self.report("anchor-learned", mn=mn_id_text(binding.mn_id), anchor=str(anchor.maar))
+        if not self._answering.settled(binding, now) and self._domain.mode is not Mode.RELAY:
+            self._notifying.notify(binding, now)
 
     # Ends
 

@@ -198,6 +198,7 @@ class Gateway:
             ):
                 # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.
                 self._core.exchanges.withheld(exchange)
+                self._core.emit(*(output for output in outputs if isinstance(output, Persist)))
                 self._serving.presence.hold(session, exchange.peer, now)
             else:
                 if exchange.tries > 1:
@@ -218,6 +219,7 @@ class Gateway:
             "fallback": serving.unanswered,
             "refresh": serving.presence.refresh_due,
             "probe": serving.presence.probe,
+            "glance": self._of_session(serving.glance),
             "directory": serving.directory_silent,
             "redeclare": self._of_session(lambda session, now: serving.redeclare(session)),
             "advertise": self._of_session(serving.advertise),

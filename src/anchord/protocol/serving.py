@@ -45,6 +45,10 @@ from anchord.wire.options import ALL_ZERO_PREFIX, MobileNodeIdentifier, MobileNo
 ONE_MOVE_S = 0.1
 # So long a node's data is looked at where nobody central says which anchors it has: its addresses name them.
 LISTEN_S = 1.0
+# Otherwise a few frames show whether it uses what the CMD has not named: soon after it was served, and once more. It
+# may use several addresses at a time, and send seldom.
+GLANCES_S = (0.1, 2.0)
+GLANCE_FRAMES = 16
 # The plain routers of ``mobility = false`` share one face, as RFC 5213 section 6.9.3 and VRRP have it.
 SHARED_FACE = ""
 
@@ -57,7 +61,7 @@ class ServingRole:
         self._domain = core.settings.domain
         self._advertising = Advertising(core)
         self._budget = Budget(core)
-        self.presence = Presence(core, self._refresh)
+        self.presence = Presence(core, self._refresh, self._silent)
         self._direct = Direct(core, self._budget, self._found, self._doubt)
         self._registering: Registering | None = None
         self._directory: DirectoryFinder | None = None
@@ -76,7 +80,9 @@ class ServingRole:
             return self._directory
         if domain.finding is Finding.ANCHOR_KNOWN or domain.central is None:
             return AnchorKnown(self._core, self._direct, self._serve)
-        self._registering = Registering(self._core, domain.central, self._advertising, self._serve)
+        self._registering = Registering(
+            self._core, domain.central, self._advertising, self.presence, self._direct, self._serve
+        )
         return self._registering
 
     # Noticing
@@ -105,7 +111,7 @@ class ServingRole:
         first = (session.link_local if address.is_link_local else session.address) is None
         if not session.note(address):
             return
-        if address == session.address and self._is_alone(session):
+        if address == session.address and (self._is_alone(session) or self._may_have_more(session)):
             self._direct.heard(session, address, now)
         if first and session.phase is Phase.SERVING:
             self._core.persist_soon(session, now)  # a restarted gateway has to know whom to ask
@@ -122,7 +128,9 @@ class ServingRole:
             # There is nobody but us to say that we have heard it later than who may have asked for it meanwhile.
             session.ticks = max(session.ticks, ticks_of(now.wall_s - seen.age_s))
         if not session.ignored and ("listen", session.key) not in self._core.timers:
-            self._core.ignore(session)
+            session.glances -= 1
+            if session.glances <= 0:
+                self._core.ignore(session)
         if not self.presence.answered(session, now) and (elsewhere_meanwhile or (session.is_fixed and seen.solicited)):
             # Where nobody tells us that a node has left, a solicitation may be all that tells of its return.
             self._refresh(session, now)
@@ -210,6 +218,8 @@ class ServingRole:
         session.timeline = {"seen": now.monotonic_s}
         session.registered = False
         session.asked, session.unsettled, session.confirmed_s = {}, {}, {}
+        if self._registering is not None and not session.is_fixed:
+            self._core.timers.set(("glance", session.key), now.monotonic_s + GLANCES_S[0])
         alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
         self._core.attach(session, interface, now, LISTEN_S if alone else 0.0)
         if session.mac in self._core.barred:
@@ -225,6 +235,22 @@ class ServingRole:
         if self._domain.finding is Finding.ANCHOR_KNOWN:
             return True
         return session.phase is Phase.SERVING and not session.registered
+
+    def _may_have_more(self, session: Session) -> bool:
+        """Whether the node may hold what the CMD does not know of, from a gateway that the CMD could not be reached at.
+
+        Whoever gave it knows, and says so only to a gateway that asks for this node and this prefix.
+        """
+        return self._registering is not None and session.phase is Phase.SERVING and not session.is_fixed
+
+    def glance(self, session: Session, now: Instant) -> None:
+        """Look at a few frames of a node that was served a moment ago."""
+        if self._may_have_more(session):
+            session.glances = GLANCE_FRAMES
+            self._core.heed(session)
+        later = [at_s for at_s in GLANCES_S if session.attached_s + at_s > now.monotonic_s]
+        if later:
+            self._core.timers.set(("glance", session.key), session.attached_s + later[0])
 
     def _changed_interface(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """Between two access interfaces of this gateway: nobody else need know."""
@@ -323,7 +349,7 @@ class ServingRole:
         """The node is elsewhere: nothing of what we do for it here goes on (decision 17)."""
         self._finder.abandon(session)
         self._direct.abandon(session)
-        for kind in ("refresh", "advertise", "fallback", "probe", "redeclare", "listen"):
+        for kind in ("refresh", "advertise", "fallback", "probe", "redeclare", "listen", "glance"):
             self._core.timers.cancel((kind, session.key))
 
     # Serving
@@ -439,6 +465,11 @@ class ServingRole:
         if silent and not session.registered and not session.is_fixed:
             # Nobody else tells its anchors that it is still somewhere: their dead-man timers would free its prefixes.
             self._direct.refresh(session, now)
+
+    def _silent(self, session: Session, now: Instant) -> None:
+        """The node does not answer: it may have gone to another gateway, and the CMD may not know that it was here."""
+        if self._registering is not None and session.shown and not session.registered and not session.is_fixed:
+            self._registering.left(session, now)
 
     def claim(self, session: Session, elsewhere: IPv6Address, now: Instant) -> None:
         """A gateway has asked for a node that we have heard later: it is to know, and may anchor something of it."""

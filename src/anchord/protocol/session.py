@@ -76,6 +76,7 @@ class Session:
     probes: int = 0  # unanswered ones
     held: tuple[IPv6Address, ...] = ()  # who is told again that it is here as soon as it answers a probe
     ignored: bool = False  # its data is kept from us
+    glances: int = 0  # so many more of its frames are looked at
     advertised_s: float = -1.0  # monotonic; last advertisement
     left_s: float = -1.0  # monotonic; when it was reported elsewhere
     timeline: dict[str, float] = field(default_factory=dict)  # monotonic seconds by phase of this handover
