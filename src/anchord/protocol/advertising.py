@@ -81,12 +81,12 @@ class Advertising:
         lifetimes = self._core.settings.domain.lifetimes
         if not session.withheld:
             session.shown = True
-        elif replaced and not session.shown:
+        elif not session.shown:
             return
         # Served without the CMD's word at first: what the node has been given stays, but is not to be preferred, and
         # the next gateway may not know of this router (RFC 4861 section 6.3.4: lifetime 0, no default router).
         preferred_s = 0 if session.withheld else lifetimes.preferred_s
-        prefixes = (AdvertisedPrefix(session.prefix, lifetimes.valid_s, preferred_s),) if session.shown else ()
+        prefixes = (AdvertisedPrefix(session.prefix, lifetimes.valid_s, preferred_s),)
         router_s, resolvers = (0, ()) if replaced else (lifetimes.router_s, self._own_resolvers)
         self._show(session, session.router, prefixes, router_s, Preference.MEDIUM, resolvers=resolvers)
 

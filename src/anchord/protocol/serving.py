@@ -470,6 +470,7 @@ class ServingRole:
         """The node does not answer: it may have gone to another gateway, and the CMD may not know that it was here."""
         if self._registering is not None and session.shown and not session.registered and not session.is_fixed:
             self._registering.left(session, now)
+            session.held = ()  # should it be here all the same, its next frame is news
 
     def claim(self, session: Session, elsewhere: IPv6Address, now: Instant) -> None:
         """A gateway has asked for a node that we have heard later: it is to know, and may anchor something of it."""
