@@ -184,13 +184,11 @@ class Registering:
 
         They are asked again: what has been given up they do not grant any more, and then they go.
         """
-        for anchor in named:
-            session.confirmed_s.pop(anchor.maar, None)  # the CMD keeps it, and says when it is over
         room = self._domain.limits.anchors_per_host - sum(len(anchor.prefixes) for anchor in named)
         kept: list[Anchor] = []
         for anchor in session.anchors:
-            answered_s = session.confirmed_s.get(anchor.maar)
-            if answered_s is None or now.monotonic_s - answered_s > self._domain.lifetimes.binding_s:
+            silent_s = now.monotonic_s - session.confirmed_s.get(anchor.maar, -1e9)
+            if silent_s > self._domain.lifetimes.binding_s or any(anchor.maar == other.maar for other in named):
                 continue
             room -= len(anchor.prefixes)
             if room >= 0:
