@@ -13,13 +13,15 @@ from test_refusals import ask, registration
 from test_relay import settled_state
 from test_roaming import MAC, OTHER, acks, updates
 
-from anchord.declared import Role
+from anchord.declared import LogicalRouter, Role
+from anchord.protocol.identity import derive_router
 from anchord.protocol.inputs import MessageReceived
 from anchord.protocol.outputs import Send
 from anchord.protocol.serving import GLANCE_FRAMES
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import Limits, Mode
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status
+from anchord.wire.neighbor import Preference
 from anchord.wire.options import AnchoredPrefix
 
 LINK_LOCAL = IPv6Address("fe80::1234")
@@ -103,6 +105,38 @@ def test_a_few_frames_of_a_host_are_looked_at_and_no_more() -> None:
         assert frames == GLANCE_FRAMES
     domain.pass_time(100.0)
     assert kept_away in domain.ignored[here]
+
+
+def shown_by(domain: Domain, number: int, router: LogicalRouter) -> list[tuple[int, Preference]]:
+    """Lifetime and preference of a router in what was shown at a gateway, in order."""
+    here = domain.address(number)
+    return [(o.router_lifetime_s, o.preference) for at, o in domain.shown if (at, o.router) == (here, router)]
+
+
+def test_decision_23_a_router_that_nobody_here_is_is_forgotten_and_its_gateway_asked() -> None:
+    """The host only receives on the prefix of gw3; but it sends everything to the router that it had there."""
+    domain = cut_off()
+    (session,) = domain.gw[3].sessions.values()
+    domain.host_at(2, MAC, address=LINK_LOCAL)
+    domain.pass_time(0.2)
+    domain.host_at(2, MAC, address=address_in(domain, 1), router=session.router.mac, settle=False)
+    assert shown_by(domain, 2, session.router) == [(0, Preference.MEDIUM)]
+    domain.settle()
+    assert set(shown_by(domain, 2, session.router)[1:]) == {(600, Preference.LOW)}
+    assert anchors(domain, 2) == {domain.address(1), domain.address(3)} and roles(domain, 3) == exported_to(domain, 2)
+
+
+def test_a_gateway_that_has_given_the_host_nothing_is_asked_once_and_its_router_stays_away() -> None:
+    domain = Domain(3)
+    domain.host_at(1, MAC, address=LINK_LOCAL)
+    (session,) = domain.gw[1].sessions.values()
+    stray = derive_router(domain.settings.secret, "gw3", session.mn_id)
+    domain.pass_time(0.2)
+    for router in (stray.mac, session.router.mac) * 3:
+        domain.host_at(1, MAC, router=router)
+    assert {lifetime_s for lifetime_s, _ in shown_by(domain, 1, stray)} == {0}
+    assert len(sent(domain, 1, 3, BindingUpdate)) == 1 and anchors(domain, 1) == set()
+    assert all(lifetime_s for lifetime_s, _ in shown_by(domain, 1, session.router))
 
 
 @MODES

@@ -100,6 +100,10 @@ class Advertising:
         gone = tuple(AdvertisedPrefix(prefix, 0, 0) for prefix in anchor.prefixes)
         self._show_anchor(session, anchor, gone, 0, Preference.MEDIUM)
 
+    def withdraw_router(self, session: Session, router: LogicalRouter) -> None:
+        """Have the node forget a router that nobody here is."""
+        self._show(session, router, (), 0, Preference.MEDIUM)
+
     def withdraw_all(self, session: Session) -> None:
         """Have the node forget every router it has been shown here."""
         for anchor in session.anchors:

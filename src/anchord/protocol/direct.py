@@ -80,6 +80,12 @@ class Direct:
         if not session.asked.get(owner.address):
             self.ask(session, owner.address, (prefix,), now)
 
+    def came_from(self, session: Session, maar: IPv6Address, now: Instant) -> None:
+        """The node was at ``maar``, and nobody has told us what that has given it."""
+        known = maar in session.asked or any(anchor.maar == maar for anchor in session.anchors)
+        if not known and maar != self._core.settings.me.address:
+            self.ask(session, maar, (), now)
+
     def ask(self, session: Session, maar: IPv6Address, prefixes: tuple[IPv6Network, ...], now: Instant) -> None:
         """Tell one anchor that the node is here. Without ``prefixes`` the question is whether it anchors any."""
         most = len(self._core.settings.neighbours) + 2 * self._domain.limits.anchors_per_host

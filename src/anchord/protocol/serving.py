@@ -20,7 +20,7 @@ from anchord.protocol.directory import DirectoryFinder
 from anchord.protocol.exchange import ticks_of
 from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
-from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
+from anchord.protocol.identity import derive_router, mac_text, mn_id_of_mac, mn_id_text, session_key
 from anchord.protocol.inputs import DirectoryAnswered, HostSeen
 from anchord.protocol.mag import ByPolicy, Mag
 from anchord.protocol.outputs import Send
@@ -99,6 +99,9 @@ class ServingRole:
         session.probes = 0
         if seen.address is not None:
             self._shown(session, seen.address, now)
+        if seen.router is not None and seen.router != session.sends_to and session.phase is Phase.SERVING:
+            session.sends_to = seen.router
+            self._sends_to(session, seen.router, now)
         if session.phase is Phase.AWAY:
             self._came_back(session, seen, now)
         elif session.interface != seen.interface:
@@ -115,6 +118,20 @@ class ServingRole:
             self._direct.heard(session, address, now)
         if first and session.phase is Phase.SERVING:
             self._core.persist_soon(session, now)  # a restarted gateway has to know whom to ask
+
+    def _sends_to(self, session: Session, mac: bytes, now: Instant) -> None:
+        """The node takes ``mac`` for a router. If nobody here is, what it sends there is lost: it has to forget it.
+
+        The face is a gateway's that the node has come from and nobody has told us of; that may anchor something of it.
+        """
+        if mac in self._core.router_macs or not (self._is_alone(session) or self._may_have_more(session)):
+            return
+        for gateway in self._domain.gateways.values():
+            router = derive_router(self._domain.secret, gateway.name, session.mn_id)
+            if router.mac == mac:
+                self._core.report("stray-router", mn=mn_id_text(session.mn_id), gateway=str(gateway.address))
+                self._advertising.withdraw_router(session, router)
+                self._direct.came_from(session, gateway.address, now)
 
     def _heard_again(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """On the interface where it is known to be."""

@@ -77,6 +77,7 @@ class Session:
     held: tuple[IPv6Address, ...] = ()  # who is told again that it is here as soon as it answers a probe
     ignored: bool = False  # its data is kept from us
     glances: int = 0  # so many more of its frames are looked at
+    sends_to: bytes | None = None  # the MAC address that it has sent to last, as far as its frames were looked at
     advertised_s: float = -1.0  # monotonic; last advertisement
     left_s: float = -1.0  # monotonic; when it was reported elsewhere
     timeline: dict[str, float] = field(default_factory=dict)  # monotonic seconds by phase of this handover
