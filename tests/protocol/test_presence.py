@@ -9,7 +9,7 @@ from test_direct import address_in, prefix_at
 from test_idle import stays
 from test_roaming import MAC, updates
 
-from anchord.protocol.serving import GLANCE_FRAMES
+from anchord.protocol.clues import GLANCE_FRAMES
 
 LINK_LOCAL = IPv6Address("fe80::1234")
 

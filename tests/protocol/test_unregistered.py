@@ -14,10 +14,10 @@ from test_relay import settled_state
 from test_roaming import MAC, OTHER, acks, updates
 
 from anchord.declared import LogicalRouter, Role
+from anchord.protocol.clues import GLANCE_FRAMES
 from anchord.protocol.identity import derive_router
 from anchord.protocol.inputs import MessageReceived
 from anchord.protocol.outputs import Send
-from anchord.protocol.serving import GLANCE_FRAMES
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import Limits, Mode
 from anchord.wire.messages import BindingAcknowledgement, BindingUpdate, Status

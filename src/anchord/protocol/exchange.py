@@ -66,6 +66,7 @@ class Exchange:
     sent: Instant  # the last transmission
     timeout_s: float
     tries: int = 0  # transmissions
+    past: bool = False  # it says where a node was: its timestamp stays what it is
     hurried: bool = False
     before: tuple[int, Instant] = (0, Instant(0.0, 0.0))  # ``ticks`` and ``sent`` without the last transmission
     sequences: list[int] = field(default_factory=list)  # every number this exchange has used
@@ -103,15 +104,17 @@ class Exchanges:
         self._sequence[peer] = sequence
         self._reserved[peer] = sequence
 
-    def start(self, peer: IPv6Address, session: str, message: BindingUpdate, ticks: int, now: Instant) -> list[Output]:
+    def start(
+        self, peer: IPv6Address, session: str, message: BindingUpdate, ticks: int, now: Instant, past: bool = False
+    ) -> list[Output]:
         """Send ``message`` to ``peer`` and repeat it until answered or superseded.
 
         Sequence number and Timestamp are filled in here; ``ticks`` is the timestamp of the first transmission (0: the
-        message carries none), if it need not wait.
+        message carries none), if it need not wait; of all of them, if the message is about the ``past``.
         """
         key = (peer, session)
         self._drop(key)
-        exchange = Exchange(peer, session, message, ticks, now, now, self._timing.initial_bindack_s)
+        exchange = Exchange(peer, session, message, ticks, now, now, self._timing.initial_bindack_s, past=past)
         self._waiting[key] = exchange
         return self._offer(exchange, now)
 
@@ -141,11 +144,6 @@ class Exchanges:
             candidates = [exchange for (other, _), exchange in self._waiting.items() if other == peer]
             return candidates[0] if len(candidates) == 1 else None
         return None
-
-    def is_late(self, exchange: Exchange) -> bool:
-        """Whether ``exchange`` spoke of the past when it was sent: receivers would have taken no stamp so old."""
-        past_ticks = ticks_of(exchange.sent.wall_s) - exchange.ticks
-        return bool(exchange.ticks) and past_ticks > self._timing.timestamp_window_s * 65536
 
     def hurry(self, exchange: Exchange, now: Instant) -> list[Output]:
         """The peer has said what was wrong with the order: repeat at once, with the time of now, but only once.
@@ -236,10 +234,11 @@ class Exchanges:
     def _transmit(self, exchange: Exchange, now: Instant) -> list[Output]:
         key = (exchange.peer, exchange.session)
         exchange.before = exchange.ticks, exchange.sent
-        if exchange.ticks and exchange.tries:
+        restamped = exchange.ticks and not exchange.past
+        if restamped and exchange.tries:
             # RFC 5213 section 6.9.4 (4): a repetition carries the latest timestamp.
             exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks + 1)
-        elif exchange.ticks and now.monotonic_s - exchange.first_sent.monotonic_s > self._timing.timestamp_window_s / 2:
+        elif restamped and now.monotonic_s - exchange.first_sent.monotonic_s > self._timing.timestamp_window_s / 2:
             # It was right when the message was written, and says when the node was here: whoever has heard it since is
             # right. But receivers compare it with their clock now (RFC 5213 section 5.5).
             exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks)

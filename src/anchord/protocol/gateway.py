@@ -194,6 +194,7 @@ class Gateway:
             elif (
                 session is not None
                 and exchange.message.lifetime_s
+                and not exchange.past
                 and self._serving.presence.is_doubtful(session, exchange.peer, now)
             ):
                 # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.
@@ -219,7 +220,7 @@ class Gateway:
             "fallback": serving.unanswered,
             "refresh": serving.presence.refresh_due,
             "probe": serving.presence.probe,
-            "glance": self._of_session(serving.glance),
+            "glance": self._of_session(serving.clues.glance),
             "directory": serving.directory_silent,
             "redeclare": self._of_session(lambda session, now: serving.redeclare(session)),
             "advertise": self._of_session(serving.advertise),

@@ -97,7 +97,7 @@ class Registering:
             )
             then, lifetime_s = now._replace(wall_s=now.wall_s - silent_s), self._domain.lifetimes.binding_s
             message, ticks = proxy_update(self._core, session, Handoff.UNKNOWN, lifetime_s, own, more, then)
-            self._core.emit(*self._core.exchanges.start(self._central, session.key, message, ticks, now))
+            self._core.emit(*self._core.exchanges.start(self._central, session.key, message, ticks, now, past=True))
 
     def end(self, session: Session, now: Instant) -> None:
         """The session is over (RFC 5213 section 6.9.1.4)."""
@@ -295,13 +295,17 @@ class Registering:
         if ack.status == Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
             core.exchanges.adopt_sequence(central, ack.sequence)
             core.emit(*core.exchanges.hurry(exchange, now))
+        elif exchange.past and ack.status in (Status.TIMESTAMP_MISMATCH, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED):
+            core.exchanges.cancel(central, exchange.session)  # nothing else was to be expected
         elif ack.status == Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED:
-            if session is not None and self._may_have_left(session, exchange, now):
+            if (
+                session is not None
+                and exchange.message.lifetime_s
+                and self._presence.is_doubtful(session, central, now)
+            ):
                 self._presence.hold(session, central, now)
             else:
                 core.emit(*core.exchanges.hurry(exchange, now))
-        elif ack.status == Status.TIMESTAMP_MISMATCH and core.exchanges.is_late(exchange):
-            core.exchanges.cancel(central, exchange.session)  # it spoke of the past on purpose
         else:
             core.exchanges.cancel(central, exchange.session)
             lasting = ack.status not in _PASSING or (session is not None and not session.registered)
@@ -310,8 +314,3 @@ class Registering:
             elif session is not None and exchange.message.lifetime_s:
                 # Nothing is lost yet: there is time for another try before the lifetime runs out.
                 core.timers.set(("refresh", session.key), now.monotonic_s + self._domain.timing.refuse_s)
-
-    def _may_have_left(self, session: Session, exchange: Exchange, now: Instant) -> bool:
-        """Whether it would be wrong to say at once, with the time of now, that the node is here."""
-        late = self._core.exchanges.is_late(exchange)
-        return bool(exchange.message.lifetime_s) and (late or self._presence.is_doubtful(session, self._central, now))

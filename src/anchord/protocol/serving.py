@@ -13,6 +13,7 @@ from ipaddress import IPv6Address, IPv6Network
 
 from anchord.protocol.advertising import Advertising
 from anchord.protocol.budget import Budget
+from anchord.protocol.clues import LISTEN_S, Clues
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.denying import deny
 from anchord.protocol.direct import AnchorKnown, Direct
@@ -20,7 +21,7 @@ from anchord.protocol.directory import DirectoryFinder
 from anchord.protocol.exchange import ticks_of
 from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
-from anchord.protocol.identity import derive_router, mac_text, mn_id_of_mac, mn_id_text, session_key
+from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
 from anchord.protocol.inputs import DirectoryAnswered, HostSeen
 from anchord.protocol.mag import ByPolicy, Mag
 from anchord.protocol.outputs import Send
@@ -43,12 +44,6 @@ from anchord.wire.options import ALL_ZERO_PREFIX, MobileNodeIdentifier, MobileNo
 
 # A host's own frames and the access point's announcement of it come this close together; later ones are another move.
 ONE_MOVE_S = 0.1
-# So long a node's data is looked at where nobody central says which anchors it has: its addresses name them.
-LISTEN_S = 1.0
-# Otherwise a few frames show whether it uses what the CMD has not named: soon after it was served, and once more. It
-# may use several addresses at a time, and send seldom.
-GLANCES_S = (0.1, 2.0)
-GLANCE_FRAMES = 16
 # The plain routers of ``mobility = false`` share one face, as RFC 5213 section 6.9.3 and VRRP have it.
 SHARED_FACE = ""
 
@@ -63,6 +58,7 @@ class ServingRole:
         self._budget = Budget(core)
         self.presence = Presence(core, self._refresh, self._silent)
         self._direct = Direct(core, self._budget, self._found, self._doubt)
+        self.clues = Clues(core, self._direct, self._advertising)
         self._registering: Registering | None = None
         self._directory: DirectoryFinder | None = None
         self._mag = Mag(core, self._advertising, self._serve)
@@ -97,41 +93,13 @@ class ServingRole:
             return
         session.heard_s = now.monotonic_s
         session.probes = 0
-        if seen.address is not None:
-            self._shown(session, seen.address, now)
-        if seen.router is not None and seen.router != session.sends_to and session.phase is Phase.SERVING:
-            session.sends_to = seen.router
-            self._sends_to(session, seen.router, now)
+        self.clues.read(session, seen, now)
         if session.phase is Phase.AWAY:
             self._came_back(session, seen, now)
         elif session.interface != seen.interface:
             self._changed_interface(session, seen, now)
         else:
             self._heard_again(session, seen, now)
-
-    def _shown(self, session: Session, address: IPv6Address, now: Instant) -> None:
-        """The node has used ``address``."""
-        first = (session.link_local if address.is_link_local else session.address) is None
-        if not session.note(address):
-            return
-        if address == session.address and (self._is_alone(session) or self._may_have_more(session)):
-            self._direct.heard(session, address, now)
-        if first and session.phase is Phase.SERVING:
-            self._core.persist_soon(session, now)  # a restarted gateway has to know whom to ask
-
-    def _sends_to(self, session: Session, mac: bytes, now: Instant) -> None:
-        """The node takes ``mac`` for a router. If nobody here is, what it sends there is lost: it has to forget it.
-
-        The face is a gateway's that the node has come from and nobody has told us of; that may anchor something of it.
-        """
-        if mac in self._core.router_macs or not (self._is_alone(session) or self._may_have_more(session)):
-            return
-        for gateway in self._domain.gateways.values():
-            router = derive_router(self._domain.secret, gateway.name, session.mn_id)
-            if router.mac == mac:
-                self._core.report("stray-router", mn=mn_id_text(session.mn_id), gateway=str(gateway.address))
-                self._advertising.withdraw_router(session, router)
-                self._direct.came_from(session, gateway.address, now)
 
     def _heard_again(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """On the interface where it is known to be."""
@@ -145,8 +113,8 @@ class ServingRole:
             # There is nobody but us to say that we have heard it later than who may have asked for it meanwhile.
             session.ticks = max(session.ticks, ticks_of(now.wall_s - seen.age_s))
         if not session.ignored and ("listen", session.key) not in self._core.timers:
-            session.glances -= 1
-            if session.glances <= 0:
+            session.glances = max(session.glances - 1, 0)
+            if not session.glances:
                 self._core.ignore(session)
         if not self.presence.answered(session, now) and (elsewhere_meanwhile or (session.is_fixed and seen.solicited)):
             # Where nobody tells us that a node has left, a solicitation may be all that tells of its return.
@@ -235,39 +203,14 @@ class ServingRole:
         session.timeline = {"seen": now.monotonic_s}
         session.registered = False
         session.asked, session.unsettled, session.confirmed_s = {}, {}, {}
-        if self._registering is not None and not session.is_fixed:
-            self._core.timers.set(("glance", session.key), now.monotonic_s + GLANCES_S[0])
         alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
         self._core.attach(session, interface, now, LISTEN_S if alone else 0.0)
+        self.clues.begin(session, now)
         if session.mac in self._core.barred:
             # RFC 5213 section 6.9.1.2 (7): a node that is not entitled is not asked about again.
             deny(self._core, self._advertising, session, Status.PROXY_REG_NOT_ENABLED, now)
             return
         self._finder.register(session, now)
-
-    def _is_alone(self, session: Session) -> bool:
-        """Whether nobody central has told us, or will, which anchors the node has."""
-        if not self._domain.mobility or session.is_fixed or session.phase is Phase.AWAY:
-            return False
-        if self._domain.finding is Finding.ANCHOR_KNOWN:
-            return True
-        return session.phase is Phase.SERVING and not session.registered
-
-    def _may_have_more(self, session: Session) -> bool:
-        """Whether the node may hold what the CMD does not know of, from a gateway that the CMD could not be reached at.
-
-        Whoever gave it knows, and says so only to a gateway that asks for this node and this prefix.
-        """
-        return self._registering is not None and session.phase is Phase.SERVING and not session.is_fixed
-
-    def glance(self, session: Session, now: Instant) -> None:
-        """Look at a few frames of a node that was served a moment ago."""
-        if self._may_have_more(session):
-            session.glances = GLANCE_FRAMES
-            self._core.heed(session)
-        later = [at_s for at_s in GLANCES_S if session.attached_s + at_s > now.monotonic_s]
-        if later:
-            self._core.timers.set(("glance", session.key), session.attached_s + later[0])
 
     def _changed_interface(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """Between two access interfaces of this gateway: nobody else need know."""
