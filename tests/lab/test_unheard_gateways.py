@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from lab_scenes import MODES, Flow, binding, move, show, topology, usable_address, wait_event, wait_for, with_node
+from lab_scenes import MODES, Flow, binding, move, show, topology, usable_address, wait_for, with_node
 
 from anchord.lab.domain import Domain
 from anchord.lab.topology import Topology
@@ -113,6 +113,6 @@ def test_row_15_hosts_that_leave_before_their_first_pbu_does_are_not_drawn_back(
         here = [row for row in rows["gw2"] if row["state"] == "serving" and row["registered"]]
         return len(here) == len(hosts) and all(row["state"] == "away" for row in rows["gw1"])
 
-    wait_event(domain, "gw1", settled, 90)
+    wait_for(settled, "every host is served where it is, and nowhere else", 30)
     at = {row["serving"] for row in show(domain, "cmd", "bindings")}
     assert at == {str(domain.topology.gateways["gw2"].address)}

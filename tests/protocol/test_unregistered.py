@@ -50,7 +50,7 @@ def exported_to(domain: Domain, number: int) -> dict[IPv6Network, tuple[Role, IP
 
 
 @MODES
-def test_row_13_the_source_of_a_packet_names_an_anchor_that_the_cmd_has_never_heard_of(mode: Mode) -> None:
+def test_decision_26_the_source_of_a_packet_names_an_anchor_that_the_cmd_has_never_heard_of(mode: Mode) -> None:
     domain = cut_off(mode)
     domain.host_at(2, MAC, reassociated=True)
     assert anchors(domain, 2) == {domain.address(1)}
@@ -75,7 +75,7 @@ def test_row_13_the_source_of_a_packet_names_an_anchor_that_the_cmd_has_never_he
     settled_state(domain)
 
 
-def test_row_46_a_source_that_is_another_hosts_adds_nothing_and_is_asked_about_once() -> None:
+def test_row_51_a_source_that_is_another_hosts_adds_nothing_and_is_asked_about_once() -> None:
     domain = Domain(3)
     domain.host_at(3, b"\x02\x55\xaa\0\0\x09")
     theirs = address_in(domain, 3)
