@@ -386,18 +386,21 @@ def test_row_102_status_155_to_a_refresh_asks_for_another_prefix_and_withdraws_t
     domain = Plain()
     domain.host_at(1, MAC, address=IPv6Address("fe80::1234"))
     old = home(domain)
-    domain.lma = domain.nodes[LMA] = Lma(domain.lma.settings)  # type: ignore[assignment]
-    domain.alter(
-        lambda ack: (
-            replace(ack, status=int(Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX))
-            if ack.first(HomeNetworkPrefix) == HomeNetworkPrefix(old) and (len(asked(domain, 1)) == 2)
-            else ack
-        )
-    )
+    new = IPv6Network((int(old.network_address) + (1 << 64), 64))
+
+    def answer(ack: BindingAcknowledgement) -> BindingAcknowledgement:
+        if len(asked(domain, 1)) == 2:
+            return replace(ack, status=int(Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX))
+        return with_its_own(HomeNetworkPrefix(new), ack)
+
+    domain.alter(answer)
     domain.host_at(1, MAC, solicited=True)
     refused, other = asked(domain, 1)[-2:]
     assert refused.first(HomeNetworkPrefix) == HomeNetworkPrefix(old)
     assert other.first(HomeNetworkPrefix) == HomeNetworkPrefix(ALL_ZERO_PREFIX)
+    gone, preferred = domain.shown[-2:]
+    assert [(p.prefix, p.valid_s) for p in gone[1].prefixes] == [(old, 0)]
+    assert [p.prefix for p in preferred[1].prefixes] == [new] and preferred[1].router_lifetime_s > 0
 
 
 def test_row_135_a_sequence_number_out_of_the_window_is_adopted() -> None:

@@ -44,6 +44,16 @@ def test_row_118_a_host_is_not_asked_for_an_address_that_it_has_forgotten() -> N
     assert set(asked(domain)) == {LINK_LOCAL, address_in(domain, 2)}
 
 
+def test_row_118_an_address_that_it_may_have_forgotten_takes_the_place_of_none_that_it_has() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    held = address_in(domain, 1)
+    domain.host_at(2, MAC, reassociated=True)
+    for used in (held, IPv6Address("2001:db8:a3:bdf9::1")):
+        domain.host_at(2, MAC, address=used, solicited=True)
+    assert asked(domain) == [held] * 3
+
+
 def test_row_118_a_host_that_has_shown_no_address_is_asked_for_the_one_of_its_mac_address() -> None:
     domain = Domain()
     domain.host_at(1, MAC, reassociated=True)

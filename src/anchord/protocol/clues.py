@@ -64,7 +64,7 @@ class Clues:
         first = (session.link_local if address.is_link_local else session.address) is None
         if not session.note(address):
             return
-        if address == session.address and self._may_have_more(session):
+        if not address.is_link_local and self._may_have_more(session):
             self._direct.heard(session, address, now)
         if first and session.phase is Phase.SERVING:
             self._core.persist_soon(session, now)  # a restarted gateway has to know whom to ask

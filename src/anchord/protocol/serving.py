@@ -318,7 +318,7 @@ class ServingRole:
         core = self._core
         core.timers.cancel(("fallback", session.key))
         shown = (*session.withdrawn, *session.anchors)
-        session.withdrawn = tuple(anchor for anchor in shown if not any(map(anchor.is_same_as, anchors)))
+        session.withdrawn = tuple(lost for anchor in shown if (lost := _lost(anchor, anchors)) is not None)
         session.anchors = anchors
         self._note_released(session, now)
         if not session.is_fixed:
@@ -359,6 +359,8 @@ class ServingRole:
         if session.withheld and session.anchors and session.anchors[-1].maar == maar:
             return False
         if session.phase is Phase.SERVING and any(anchor.maar == maar for anchor in session.anchors):
+            # Its answer to a refresh may be under way; it was true before it asked.
+            self._core.exchanges.cancel(maar, session.key)
             self._serve(session, tuple(anchor for anchor in session.anchors if anchor.maar != maar), now)
             if self._directory is not None:
                 self._directory.found(session, now)
@@ -463,3 +465,13 @@ class ServingRole:
             self._finder.end(session, now)
         elif serving and self._domain.mobility and not session.is_fixed:
             self._direct.end(session, now)
+
+
+def _lost(shown: Anchor, anchors: tuple[Anchor, ...]) -> Anchor | None:
+    """What a node was shown of an anchor and is to forget, now that it has ``anchors``; None: nothing.
+
+    An anchor may stay and its prefix be another (RFC 5213 section 6.9.1.2 (10)).
+    """
+    same = [anchor for anchor in anchors if shown.is_same_as(anchor)]
+    gone = tuple(prefix for prefix in shown.prefixes if not any(prefix in anchor.prefixes for anchor in same))
+    return replace(shown, prefixes=gone) if gone else None if same else shown

@@ -95,17 +95,23 @@ class Session:
             return known != address
         if address in self.prefix:
             self.own_address = address
-        known, self.address = self.address, address
+        known = self.address
+        if known is None or self._holds(address) or not self._holds(known):
+            self.address = address  # one that the node cannot have forgotten is worth more than a later one that it may
         return known != address
 
     def askable(self) -> tuple[IPv6Address, ...]:
         """Addresses at which the node answers whether it is here: those it has shown and cannot have forgotten yet."""
         found = [address for address in (self.link_local, self.own_address) if address is not None]
-        anchored = [*self.asked.values(), *(anchor.prefixes for anchor in self.anchors)]
-        held = (*self.released, *(prefix for prefixes in anchored for prefix in prefixes))
-        if self.address is not None and any(self.address in prefix for prefix in held):
+        if self.address is not None and self._holds(self.address):
             found.append(self.address)
         return tuple(found)
+
+    def _holds(self, address: IPv6Address) -> bool:
+        """Whether ``address`` is of a prefix that is anchored elsewhere, or was given up and is not forgotten yet."""
+        anchored = [*self.asked.values(), *(anchor.prefixes for anchor in self.anchors)]
+        held = (*self.released, *(prefix for prefixes in anchored for prefix in prefixes))
+        return any(address in prefix for prefix in held)
 
     def forwarding(self, local_networks: tuple[IPv6Network, ...] = ()) -> HostState:
         """What should be true of this node in the kernel now; ``local_networks`` are those behind this gateway."""
