@@ -22,7 +22,7 @@ from anchord.protocol.timers import Instant
 # So long a node's data is looked at where nobody central says which anchors it has.
 LISTEN_S = 1.0
 # Otherwise so soon after it came, and so many frames each time: it may use several addresses, and send seldom.
-GLANCES_S = (0.1, 2.0)
+GLANCES_S = (0.1, 1.0)
 GLANCE_FRAMES = 16
 
 
