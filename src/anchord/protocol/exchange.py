@@ -67,6 +67,7 @@ class Exchange:
     timeout_s: float
     tries: int = 0  # transmissions
     past: bool = False  # it says where a node was: its timestamp stays what it is
+    vouched: bool = False  # what ``due`` gives out was only waiting for its turn since ``go_on``
     hurried: bool = False
     before: tuple[int, Instant] = (0, Instant(0.0, 0.0))  # ``ticks`` and ``sent`` without the last transmission
     sequences: list[int] = field(default_factory=list)  # every number this exchange has used
@@ -184,6 +185,7 @@ class Exchanges:
             if kind == "repeat":
                 # RFC 6275 section 11.8: double, up to MAX_BINDACK_TIMEOUT, then on and on (RFC 8885 section 3.6).
                 exchange.timeout_s = min(exchange.timeout_s * 2, self._timing.max_bindack_s)
+            exchange.vouched = False
             outputs = self._offer(exchange, now)
             if outputs:
                 yield exchange, outputs
@@ -193,6 +195,7 @@ class Exchanges:
             key = next(iter(queue))
             del queue[key]
             exchange = self._waiting[key]
+            exchange.vouched = queue is self._first
             yield exchange, self._transmit(exchange, now)
         if self._first or self._queue:
             self._timers.set(("drain", None), self._room_at())

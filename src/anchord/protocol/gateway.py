@@ -195,6 +195,7 @@ class Gateway:
                 session is not None
                 and exchange.message.lifetime_s
                 and not exchange.past
+                and not exchange.vouched
                 and self._serving.presence.is_doubtful(session, exchange.peer, now)
             ):
                 # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.

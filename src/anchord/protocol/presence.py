@@ -98,8 +98,11 @@ class Presence:
         to_central = peer == self._core.settings.domain.central
         if not session.askable():
             return not to_central and silent_s > self._timing.probe_after_s
-        known = to_central and session.registered
-        return silent_s > (self._timing.probe_after_s if known else HEARD_LATELY_S)
+        if to_central:
+            # What has waited longer than this in the queue leaves with another timestamp than it was written with.
+            waits_s = self._timing.timestamp_window_s / 2
+            return silent_s > (self._timing.probe_after_s if session.registered else waits_s)
+        return silent_s > HEARD_LATELY_S
 
     def hold(self, session: Session, peer: IPv6Address, now: Instant) -> None:
         """Ask the node whether it is still here, unless that is under way; if it is, ``peer`` is told so again."""
