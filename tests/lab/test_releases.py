@@ -24,6 +24,7 @@ from lab_scenes import (
     topology,
     usable_address,
     wait_for,
+    with_node,
 )
 
 from anchord.lab.domain import Domain
@@ -32,6 +33,7 @@ from anchord.lab.topology import SWITCH, Topology
 
 LAB = f"anct-{os.getpid()}-release"
 IDLE_S = 3
+AT_ONCE_S = 1.0
 LIFETIMES = {"valid_s": 40, "preferred_s": 30, "router_s": 40, "advertise_every_s": 10}
 
 
@@ -188,11 +190,15 @@ def test_a_host_with_six_anchors_moves_and_every_address_lives(lab_of: Callable[
     assert len(routers(domain, "mn1")) == 7
 
 
+@pytest.mark.parametrize("mode", ["proxy", "anchor-known"])
 def test_ten_gateways_in_two_minutes_and_always_an_address_that_works(
-    lab_of: Callable[[Topology], Domain],
+    lab_of: Callable[[Topology], Domain], mode: str
 ) -> None:
     """The budget of seven prefixes: a host with temporary addresses has no room for a ninth."""
-    plain = topology(10, {"mn1": "gw1"})
+    plain = topology(10, {"mn1": "gw1"}, **MODES[mode])
+    others = {name: [other for other in plain.gateways if other != name][:8] for name in plain.gateways}
+    gateways = {name: with_node(gateway, neighbours=others[name]) for name, gateway in plain.gateways.items()}
+    plain = dataclasses.replace(plain, gateways=gateways)
     host = dataclasses.replace(plain.hosts["mn1"], sysctls={"use_tempaddr": 2})
     domain = lab_of(dataclasses.replace(plain, hosts={"mn1": host}))
     usable_address(domain, "mn1", "gw1")
@@ -207,6 +213,9 @@ def test_ten_gateways_in_two_minutes_and_always_an_address_that_works(
             done = domain.exec("mn1", ["ping", "-c1", "-W1", correspondent(domain)])
             return bool(preferred) and done.returncode == 0
 
-        wait_for(reachable, f"at {gateway} a preferred address works")
+        wait_for(reachable, f"at {gateway} a preferred address works", AT_ONCE_S)
+        # And goes on working: once it has lost a packet, a host asks for its routers and uses one that answers.
+        steady = domain.exec("mn1", ["ping", "-c10", "-i0.1", "-W1", correspondent(domain)])
+        assert " 0% packet loss" in steady.stdout, f"at {gateway}: {steady.stdout}"
         held = {state.prefix for state in domain.host_addresses("mn1") if state.valid_s}
         assert len(held) <= 7, f"at {gateway} the host holds {len(held)} prefixes"

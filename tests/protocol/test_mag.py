@@ -249,7 +249,7 @@ def test_row_140_what_is_granted_counts_from_the_question(mac: bytes) -> None:
     asked_s = domain.now.wall_s
     domain.deliver()
     domain.install() if mac == MAC else None  # the LMA's answer waits for its kernel
-    domain.pass_time(0.2)
+    domain.pass_time(0.05)
     sender, answer = domain.wire.pop()
     assert isinstance(answer.message, BindingAcknowledgement)
     domain.wire.append((sender, replace(answer, message=replace(answer.message, lifetime_s=100))))

@@ -12,6 +12,7 @@ from test_direct import address_in, alone
 from test_roaming import MAC, roles, updates
 
 from anchord.declared import Role
+from anchord.protocol.clues import GLANCE_FRAMES
 from anchord.protocol.identity import mn_id_of_mac, mn_id_text
 from anchord.protocol.inputs import HostSeen, MessageReceived
 from anchord.protocol.outputs import Send
@@ -205,6 +206,8 @@ def test_row_148_a_node_that_is_said_to_have_moved_and_sends_on_is_kept_and_regi
     assert claim.first(HandoffIndicator) == HandoffIndicator(Handoff.UNKNOWN)
     domain.pass_time(1.0)
     assert answered(domain) == [132] and roles(domain, 2) == before and not gone(domain)
+    for _ in range(GLANCE_FRAMES):
+        domain.host_at(2, MAC)
     assert ("acc0", MAC) in domain.ignored[domain.address(2)], "its data is spared again"
 
 

@@ -277,4 +277,4 @@ class GatewayDaemon:
 
 
 def _host_seen(seen: Notice) -> HostSeen:
-    return HostSeen(seen.interface, seen.mac, seen.address, seen.solicited, seen.reassociated, seen.age_s)
+    return HostSeen(seen.interface, seen.mac, seen.address, seen.solicited, seen.reassociated, seen.age_s, seen.router)

@@ -24,7 +24,8 @@ PERSIST_SOON_S = 0.005
 CONTINUATIONS = 4
 # What there may be to do for a node; the key of each of these timers is its session's.
 SESSION_TIMERS = (
-    "refresh", "expire", "advertise", "fallback", "probe", "gone", "redeclare", "persist", "listen", "idle", "released",
+    "refresh", "expire", "advertise", "fallback", "probe", "gone", "redeclare", "persist", "listen", "glance", "idle",
+    "released",
 )  # fmt: skip
 
 

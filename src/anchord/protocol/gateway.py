@@ -203,10 +203,13 @@ class Gateway:
             elif (
                 session is not None
                 and exchange.message.lifetime_s
+                and not exchange.past
+                and not exchange.vouched
                 and self._serving.presence.is_doubtful(session, exchange.peer, now)
             ):
                 # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.
                 self._core.exchanges.withheld(exchange)
+                self._core.emit(*(output for output in outputs if isinstance(output, Persist)))
                 self._serving.presence.hold(session, exchange.peer, now)
             else:
                 if exchange.tries > 1:
@@ -229,6 +232,7 @@ class Gateway:
             "refresh": serving.presence.refresh_due,
             "probe": serving.presence.probe,
             "gone": self._of_session(self._revoked.unanswered),
+            "glance": self._of_session(serving.clues.glance),
             "directory": serving.directory_silent,
             "redeclare": self._of_session(lambda session, now: serving.redeclare(session)),
             "advertise": self._of_session(serving.advertise),

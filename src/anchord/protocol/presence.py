@@ -34,12 +34,21 @@ ATTACHED = RevocationStatus.REVOCATION_FAILED_MN_IS_ATTACHED
 
 
 class Presence:
-    """Probes, and what waits for their answers. ``refresh`` is called when a node whose refresh is due is there."""
+    """Probes, and what waits for their answers.
 
-    def __init__(self, core: GatewayCore, refresh: Callable[[Session, Instant], None]) -> None:
+    ``refresh`` is called when a node whose refresh is due is there, ``silent`` when a node has answered no question.
+    """
+
+    def __init__(
+        self,
+        core: GatewayCore,
+        refresh: Callable[[Session, Instant], None],
+        silent: Callable[[Session, Instant], None],
+    ) -> None:
         self._core = core
         self._timing = core.settings.domain.timing
         self._refresh = refresh
+        self._silent = silent
 
     def refresh_due(self, key: str, now: Instant) -> None:
         """The node is refreshed if it was heard lately, and asked if not."""
@@ -69,6 +78,7 @@ class Presence:
             pause_s = self._timing.probe_after_s
             self._core.report("silent", mn=mn_id_text(session.mn_id))
             self._core.heed(session)
+            self._silent(session, now)
         else:
             targets = session.askable() or (eui64_link_local(session.mac),)
             target = targets[session.probes % len(targets)]
@@ -113,7 +123,8 @@ class Presence:
         """Whether the node may have left since it was heard, although we serve it and would say so to ``peer`` again.
 
         A repetition carries the latest timestamp: an anchor or LMA would follow it away from where the node is by now.
-        A CMD knows whose word counts. One that has shown no address may not be able to answer.
+        So does a CMD that has never heard that the node is here: nobody tells us when it has left. Where it has, it
+        knows whose word counts. One that has shown no address may not be able to answer.
         """
         if session.phase is not Phase.SERVING:
             return False
@@ -121,7 +132,11 @@ class Presence:
         to_central = peer == self._core.settings.domain.central
         if not session.askable():
             return not to_central and silent_s > self._timing.probe_after_s
-        return silent_s > (self._timing.probe_after_s if to_central else HEARD_LATELY_S)
+        if to_central:
+            # What has waited longer than this in the queue leaves with another timestamp than it was written with.
+            waits_s = self._timing.timestamp_window_s / 2
+            return silent_s > (self._timing.probe_after_s if session.registered else waits_s)
+        return silent_s > HEARD_LATELY_S
 
     def hold(self, session: Session, peer: IPv6Address, now: Instant) -> None:
         """Ask the node whether it is still here, unless that is under way; if it is, ``peer`` is told so again."""

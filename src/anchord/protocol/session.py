@@ -81,6 +81,9 @@ class Session:
     said_gone: dict[IPv6Address, BindingRevocationIndication] = field(default_factory=dict)  # by peer; not answered yet
     said_gone_s: float = -1e9  # monotonic; when the first of these came
     ignored: bool = False  # its data is kept from us
+    glances: int = 0  # so many more of its frames are looked at
+    sends_to: bytes | None = None  # the MAC address that it has sent to last, as far as its frames were looked at
+    looked_up_s: float = -1e9  # monotonic; when one that is none of our routers' was looked up last
     advertised_s: float = -1.0  # monotonic; last advertisement
     left_s: float = -1.0  # monotonic; when it was reported elsewhere
     timeline: dict[str, float] = field(default_factory=dict)  # monotonic seconds by phase of this handover
