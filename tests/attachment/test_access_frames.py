@@ -309,7 +309,7 @@ def test_an_interface_that_is_down_takes_and_gives_nothing(segment: str, wire: W
 
 
 def test_no_such_interface_is_said(segment: str) -> None:
-    with inside(segment), pytest.raises(OSError, match="acc9: No such device"):
+    with inside(segment), pytest.raises(OSError, match=r"^access interface acc9: No such device: .*correct access"):
         AccessInterface("acc9", b"secret", "gw1")
 
 

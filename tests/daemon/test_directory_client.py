@@ -13,7 +13,7 @@ import pytest
 
 from anchord.daemon import directory_client
 from anchord.daemon.directory_client import DirectoryClient
-from anchord.protocol.inputs import DirectoryAnswered, Input
+from anchord.protocol.inputs import DirectoryAnswered, DirectoryMet, Input
 from anchord.protocol.outputs import DirectoryGet, DirectoryPut
 
 LOOPBACK = IPv6Address("::1")
@@ -200,5 +200,20 @@ def test_a_line_without_an_end_ends_the_connection() -> None:
     async def scenario() -> None:
         async with scene(serve):
             await until(lambda: len(accepted) >= 2)
+
+    run(scenario)
+
+
+def test_how_old_the_store_is_is_told_once_and_again_when_it_is_another() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await question(reader)
+        for began in (1000.5, 1000.5, "yesterday", None, -1, 10**400, 2000):
+            answer(writer, {"granted": "gw1", "domain": "ab" * 8, "began": began})
+
+    async def scenario() -> None:
+        async with scene(serve) as here:
+            assert [await here.told.get(), await here.told.get()] == [DirectoryMet(1000.5), DirectoryMet(2000.0)]
+            assert here.told.empty()
+            assert here.client.status()["errors"] == 0
 
     run(scenario)

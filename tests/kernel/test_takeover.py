@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 import threading
@@ -89,6 +90,16 @@ def test_a_restart_loses_no_packet(pair: Pair) -> None:
         plane.settle()
     assert [flow.stop() for flow in flows] == [[], []]
     assert pair.planes[2].counters()["stale"] == dropped, "counters go on over a restart"
+
+
+def test_a_restart_finds_what_hosts_had_of_the_pools(pair: Pair) -> None:
+    pair.hand_over()
+    for plane in pair.planes.values():
+        assert not plane.forwarding.left, "there was no earlier process"
+        plane.restart()
+    assert dict(pair.planes[1].forwarding.left) == {prefix(1): None}, "exported"
+    mac = pair.host.mac("eth0")
+    assert dict(pair.planes[2].forwarding.left) == {prefix(2): mac}, "what is imported is of another pool"
 
 
 def test_a_restart_changes_nothing_in_the_kernel(pair: Pair) -> None:
@@ -386,6 +397,24 @@ def test_start_says_what_is_wrong_and_what_to_do(make_domain: MakeDomain, comman
         plane.start()
     assert says in str(caught.value)
     assert caught.value.mend
+
+
+def test_a_second_gateway_in_a_namespace_ends_with_nothing_changed(pair: Pair) -> None:
+    first, second = pair.planes[1], Plane(pair.domain, 1)
+    first.settle()
+
+    def installed() -> list[str]:
+        return [first.namespace.run(f"ip -6 {what}") for what in ("route show table all", "rule")]
+
+    before = installed()
+    with pytest.raises(KernelError, match=rf"^another anchord gateway .*\(pid {os.getpid()}\): stop it first"):
+        second.start()
+    second.forwarding.stop()
+    assert installed() == before
+    assert reaches(pair.host, pair.address)
+    first.forwarding.stop()
+    second.start()
+    second.forwarding.stop()
 
 
 def test_a_changed_configuration_replaces_the_old_rules(pair: Pair) -> None:

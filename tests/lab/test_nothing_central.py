@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from ipaddress import IPv6Network
 
 import pytest
-from lab_scenes import Flow, address_of, binding, move, topology, usable_address, wait_for, with_node
+from lab_scenes import (
+    ANCHORD,
+    Flow,
+    address_of,
+    binding,
+    correspondent,
+    move,
+    ping,
+    show,
+    topology,
+    usable_address,
+    wait_for,
+    with_node,
+)
 
 from anchord.lab.domain import Domain
 from anchord.lab.topology import Topology
@@ -90,3 +106,72 @@ def test_a_domain_without_anything_central_keeps_every_address_of_a_roaming_host
             assert preferred == {current}
         assert current == first
         assert anchors(domain, "gw1", "mn1") == gateway_addresses(domain, "gw2", "gw3", "gw4")
+    end_session(domain, "mn1", "gw1")
+
+
+@pytest.mark.parametrize("finder", ["anchor-known", "directory"])
+def test_row_1_51_an_anchor_that_lost_its_journal_gives_no_prefix_to_a_second_host(
+    lab_of: Callable[[Topology], Domain], finder: str
+) -> None:
+    """Its pool has two prefixes, and a host that is elsewhere holds one of them."""
+    plain = roaming({"mn1": "gw1", "late": "gw3", "later": "gw3"}, finder=finder, central=None)
+    small = dataclasses.replace(plain.gateways["gw1"], pools=(IPv6Network("2001:db8:a1::/63"),))
+    domain = lab_of(dataclasses.replace(plain, gateways={**plain.gateways, "gw1": small}))
+    held = usable_address(domain, "mn1", "gw1")
+    for host in ("late", "later"):
+        usable_address(domain, host, "gw3")
+    move(domain, "mn1", "gw2")
+    row = binding(domain, "gw2", "mn1")
+    assert row is not None
+    with Flow(domain, "mn1", held) as flow:
+        domain.kill("gw1")
+        shutil.rmtree(domain.directory / "state" / "gw1")
+        domain.start("gw1")
+        flow.wait_alive()
+        for host in ("late", "later"):
+            domain.move(host, "gw1")
+        wait_for(lambda: any(binding(domain, "gw1", host) for host in ("late", "later")), "one of them is served")
+        leased = {row["prefix"]: row["mac"] for row in show(domain, "gw1", "bindings")}
+        assert len(leased) == 2
+        assert leased[str(IPv6Network((held, 64), strict=False))] == row["mac"]
+        flow.wait_alive()
+
+
+def test_row_1_51_without_its_journal_a_gateway_asks_its_kernel_whose_its_prefixes_are(
+    lab_of: Callable[[Topology], Domain],
+) -> None:
+    """One of its two prefixes is with a host that stays there, the other with one that nobody can speak for."""
+    plain = roaming({"stays": "gw1", "gone": "gw1", "late": "gw3"}, finder="anchor-known", central=None)
+    small = dataclasses.replace(plain.gateways["gw1"], pools=(IPv6Network("2001:db8:a1::/63"),))
+    domain = lab_of(dataclasses.replace(plain, gateways={**plain.gateways, "gw1": small}))
+    held = usable_address(domain, "stays", "gw1")
+    usable_address(domain, "gone", "gw1")
+    usable_address(domain, "late", "gw3")
+    move(domain, "gone", "gw2")
+    row = binding(domain, "gw1", "stays")
+    assert row is not None
+    domain.kill("gw2", signal.SIGSTOP)
+    try:
+        domain.kill("gw1")
+        shutil.rmtree(domain.directory / "state" / "gw1")
+        domain.start("gw1")
+        domain.move("late", "gw1")
+        wait_for(lambda: show(domain, "gw1", "status")["counters"].get("limit.pool"), "no prefix for another host")
+        domain.exec("stays", ["ping", "-c1", "-W1", "-I", held, correspondent(domain)])  # its next frame
+        domain.wait_served("stays", "gw1", 10)
+        ping(domain, "stays", held, correspondent(domain))
+        after = binding(domain, "gw1", "stays")
+        assert after is not None and after["prefix"] == row["prefix"]
+        assert binding(domain, "gw1", "late") is None
+    finally:
+        domain.kill("gw2", signal.SIGCONT)
+
+
+def end_session(domain: Domain, host: str, serving: str) -> None:
+    """As its administrator would, at the only gateway that can."""
+    name = domain.host_mac(host).hex(":")
+    for node in ("gw2", serving):
+        done = domain.exec(node, [ANCHORD, "revoke", name, "--socket", str(domain.control(node))])
+        assert (done.returncode, done.stdout) == ((0, f"revoked: {name}\n") if node == serving else (1, ""))
+    nodes = domain.topology.daemons()
+    wait_for(lambda: not any(binding(domain, node, host) for node in nodes), "no session anywhere")

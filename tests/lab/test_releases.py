@@ -95,10 +95,45 @@ def test_an_unused_prefix_is_given_up_here_there_and_at_the_host(
         assert not isinstance(refused.value, TimeoutError)
 
 
+@pytest.mark.parametrize("mode", ["proxy", "locator", "anchor-known"])
+def test_a_stuck_connection_is_told_after_further_moves_and_back_at_the_anchor(
+    lab_of: Callable[[Topology], Domain], mode: str
+) -> None:
+    settings = {"timers": {"idle_release_s": IDLE_S}, "lifetimes": {**LIFETIMES, "valid_s": 60, "router_s": 60}}
+    plain = topology(3, {"mn1": "gw1"}, **{"finder": "central", **MODES[mode]})
+    domain = lab_of(dataclasses.replace(plain, domain={**settings, **plain.domain}))
+    idle = usable_address(domain, "mn1", "gw1")
+    move(domain, "mn1", "gw2")
+    used = usable_address(domain, "mn1", "gw2")
+    with Flow(domain, "mn1", used):
+        wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 gives up what nobody uses", 6 * IDLE_S)
+        assert is_told(domain, idle)
+        for gateway in ("gw3", "gw1"):
+            move(domain, "mn1", gateway)
+            usable_address(domain, "mn1", gateway)
+            assert is_told(domain, idle), gateway
+
+
+def is_told(domain: Domain, source: str) -> bool:
+    """Whether a datagram of mn1 from ``source`` is answered by an error."""
+    with datagram_socket(domain, "mn1", source) as stuck:
+        stuck.connect((correspondent(domain), 9))
+        stuck.settimeout(5)
+        for _ in range(10):
+            try:
+                stuck.send(b"anybody there?")
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+            time.sleep(0.05)  # the answer to a datagram is an error of the next call
+    return False
+
+
 def test_decision_20_the_end_of_a_session_reaches_an_anchor_that_was_unreachable_for_a_while(
     lab_of: Callable[[Topology], Domain],
 ) -> None:
-    """Decision 20: the CMD says so again and again. (Decision 19, the dead-man timer, is for a CMD that cannot.)"""
+    """Decision 20: the CMD says so again and again. Decision 19, the dead-man timer, is for a CMD that cannot."""
     brief = {"lifetimes": {**LIFETIMES, "binding_s": 12}, "timers": {"probe_after_s": 1}}
     brief["pmip"] = {"min_delay_before_bce_delete_ms": 100}
     domain = lab_of(dataclasses.replace(topology(2, {"mn1": "gw1"}), domain=brief))
@@ -115,6 +150,30 @@ def test_decision_20_the_end_of_a_session_reaches_an_anchor_that_was_unreachable
         domain.kill("gw1", signal.SIGCONT)
     wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 hears of it", 40)
     wait_for(lambda: not tunnelled(domain, "gw1", prefix), "gw1 has no tunnel for it any more")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(150)
+def test_decision_19_an_anchor_that_nobody_reaches_any_more_ends_by_its_dead_man_timer(
+    lab_of: Callable[[Topology], Domain],
+) -> None:
+    brief = {"lifetimes": {**LIFETIMES, "valid_s": 30, "preferred_s": 20, "binding_s": 12}}
+    brief |= {"timers": {"probe_after_s": 1}, "pmip": {"min_delay_before_bce_delete_ms": 100}}
+    domain = lab_of(dataclasses.replace(topology(2, {"mn1": "gw1"}), domain=brief))
+    prefix = IPv6Network((usable_address(domain, "mn1", "gw1"), 64), strict=False)
+    move(domain, "mn1", "gw2")
+    usable_address(domain, "mn1", "gw2")
+    alone = domain.topology.gateways["gw1"].address
+    chain = ["type filter hook forward priority 0;", f"ip6 saddr {alone} drop", f"ip6 daddr {alone} drop"]
+    done = domain.exec("core", ["nft", "\n".join(["table ip6 cut {", "chain forward {", *chain, "}", "}"])])
+    assert done.returncode == 0, done.stderr
+    with Links(domain.namespace(SWITCH)) as links:
+        links.set_up(links.get(domain.port("mn1")), up=False)
+    wait_for(lambda: binding(domain, "cmd", "mn1") is None, "the session ends", 30)
+    assert tunnelled(domain, "gw1", prefix), "gw1 cannot know"
+    wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 ends by itself", 45)
+    wait_for(lambda: not tunnelled(domain, "gw1", prefix), "gw1 has no tunnel for it any more")
+    wait_for(lambda: not show(domain, "gw1", "prefixes"), "the prefix is free again", 45)
 
 
 def test_a_host_with_six_anchors_moves_and_every_address_lives(lab_of: Callable[[Topology], Domain]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -11,13 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from lab_scenes import Flow, binding, correspondent, move, peer, show, topology, usable_address, wait_for
+from lab_scenes import Flow, binding, correspondent, move, peer, ping, show, topology, usable_address, wait_for
 
 from anchord.lab.domain import Domain
 from anchord.lab.namespaces import inside
 
 LAB = f"anct-{os.getpid()}-dir"
-HOSTS = dict.fromkeys(("tour", "killed", "hung", "kept", "back"), "gw1")
+HOSTS = dict.fromkeys(("tour", "killed", "hung", "kept", "back", "lost", "sudden"), "gw1")
 PORT = 7085
 PATIENCE_S = 10.0
 
@@ -136,6 +137,40 @@ def test_a_directory_killed_and_started_again_has_kept_its_records(lab: Domain) 
         wait_connected(lab)
     move(lab, "kept", "gw3")
     wait_recorded(lab, "kept", "gw3", {"gw1", "gw2"})
+
+
+def lose_store(domain: Domain) -> None:
+    domain.kill("dir")
+    shutil.rmtree(domain.directory / "state" / "dir")
+    domain.start("dir")
+
+
+def test_a_directory_that_lost_its_store_is_told_again_before_anything_moves(lab: Domain) -> None:
+    oldest = usable_address(lab, "lost", "gw1")
+    move(lab, "lost", "gw2")
+    old = usable_address(lab, "lost", "gw2")
+    lose_store(lab)
+    wait_recorded(lab, "lost", "gw2", {"gw1"})
+    with Flow(lab, "lost", oldest) as first, Flow(lab, "lost", old, up=False) as download:
+        move(lab, "lost", "gw3")
+        for flow in (first, download):
+            flow.wait_alive()
+    wait_recorded(lab, "lost", "gw3", {"gw1", "gw2"})
+    ping(lab, "lost", usable_address(lab, "lost", "gw3"), correspondent(lab))
+
+
+def test_a_host_that_moves_while_the_directory_loses_its_store_takes_its_connections_along(lab: Domain) -> None:
+    """Its new gateway asks before anybody has told the new store: what the host sends from names its anchors."""
+    old = usable_address(lab, "sudden", "gw1")
+    with Flow(lab, "sudden", old) as flow:
+        lab.kill("gw1", signal.SIGSTOP)  # so that nobody tells it
+        lose_store(lab)
+        wait_for(lambda: show(lab, "gw2", "status")["directory"]["connected"], "gw2 connected")
+        move(lab, "sudden", "gw2")
+        lab.kill("gw1", signal.SIGCONT)
+        flow.wait_alive()
+    wait_recorded(lab, "sudden", "gw2", {"gw1"})
+    wait_connected(lab)
 
 
 def test_a_gateway_killed_and_started_again_goes_on_with_the_directory(lab: Domain) -> None:

@@ -9,7 +9,15 @@ from ipaddress import IPv6Address, IPv6Network
 from anchord.declared import HostState
 from anchord.protocol.central import Central
 from anchord.protocol.gateway import Gateway
-from anchord.protocol.inputs import DirectoryAnswered, HostSeen, Input, Installed, MessageReceived, UseTold
+from anchord.protocol.inputs import (
+    DirectoryAnswered,
+    DirectoryMet,
+    HostSeen,
+    Input,
+    Installed,
+    MessageReceived,
+    UseTold,
+)
 from anchord.protocol.outputs import (
     Advertise,
     AskUse,
@@ -72,7 +80,7 @@ class Domain:
             self.nodes[CENTRAL] = self.central
         for gateway in self.gw.values():
             self.nodes[gateway.settings.me.address] = gateway
-        self.directory = EmbeddedDirectory(MemoryStore(), 1000, lambda call: call(), lambda: 0.0, self._store_failed)
+        self.directory = self.new_directory()
         self.questions: list[tuple[IPv6Address, DirectoryGet | DirectoryPut]] = []  # in flight
         self.lose_question: Callable[[IPv6Address, DirectoryGet | DirectoryPut], bool] = lambda sender, question: False
         self.lose_answer: Callable[[IPv6Address, DirectoryAnswered], bool] = lambda to, answer: False
@@ -203,6 +211,18 @@ class Domain:
             self.directory.get(question.key, told)
         else:
             self.directory.compare_and_set(question.key, question.revision, question.value, told)
+
+    def new_directory(self) -> EmbeddedDirectory:
+        """One that holds nothing."""
+        return EmbeddedDirectory(
+            MemoryStore(), 1000, lambda call: call(), lambda: 0.0, self._store_failed, self.now.wall_s
+        )
+
+    def meet_directory(self) -> None:
+        """Every gateway's connection to the directory comes up."""
+        for gateway in self.gw.values():
+            self.feed(gateway.settings.me.address, DirectoryMet(self.directory.began_wall_s))
+        self.settle()
 
     @staticmethod
     def _store_failed(error: Exception) -> None:

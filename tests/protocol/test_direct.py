@@ -77,6 +77,29 @@ def test_the_source_address_of_the_first_packet_names_the_anchor() -> None:
     }
 
 
+@pytest.mark.parametrize("by", ["mac", "prefix", "old prefix"])
+def test_where_nothing_is_central_the_serving_gateway_ends_a_session(by: str) -> None:
+    domain = alone(neighbours={})
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC, address=address_in(domain, 1))
+    named = {"mac": MAC.hex(":"), "prefix": prefix_at(domain, 2), "old prefix": prefix_at(domain, 1)}[by]
+    for elsewhere in (1, 3):
+        assert domain.gw[elsewhere].revoke(named, domain.now) == ([], [])
+    names, outputs = domain.gw[2].revoke(named, domain.now)
+    assert len(names) == 1
+    domain.perform(domain.address(2), outputs)
+    domain.settle()
+    assert not domain.gw[1].sessions and not domain.gw[2].sessions
+    assert not any(state.entries for states in domain.declared.values() for state in states.values())
+    told = [shown for who, shown in domain.shown if who == domain.address(2)][-2:]
+    assert [shown.router_lifetime_s for shown in told] == [0, 0] and told[0].router != told[1].router
+    domain.host_at(2, MAC)
+    assert not domain.gw[2].sessions, "it is let alone for a while"
+    domain.pass_time(domain.settings.timing.refuse_s + 1)
+    domain.host_at(2, MAC)
+    assert session_at(domain, 2).phase is Phase.SERVING
+
+
 def test_a_host_that_has_shown_no_address_is_found_through_the_neighbours() -> None:
     domain = alone()
     domain.host_at(1, MAC)

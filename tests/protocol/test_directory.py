@@ -7,11 +7,12 @@ from collections.abc import Callable
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
+import pytest
 from domain import Domain, domain_settings
 from test_roaming import MAC, roles, updates
 
 from anchord.declared import Role
-from anchord.protocol.inputs import DirectoryAnswered
+from anchord.protocol.inputs import DirectoryAnswered, DirectoryMet
 from anchord.protocol.outputs import DirectoryGet, DirectoryPut
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Finding, Lifetimes, Limits
@@ -23,8 +24,9 @@ HOST = IPv6Address("fe80::1234")
 PREFIXES = ["2001:db8:a1", "2001:db8:a2", "2001:db8:a3"]
 
 
-def with_directory(gateways: int = 3, **changes: Any) -> Domain:
-    return Domain(gateways, domain_settings(gateways, finding=Finding.DIRECTORY, central=None, **changes))
+def with_directory(gateways: int = 3, neighbours: dict[int, tuple[int, ...]] | None = None, **changes: Any) -> Domain:
+    settings = domain_settings(gateways, finding=Finding.DIRECTORY, central=None, **changes)
+    return Domain(gateways, settings, neighbours)
 
 
 def silence(domain: Domain, silent: bool = True) -> None:
@@ -53,6 +55,19 @@ def recorded(domain: Domain) -> tuple[int, set[int]]:
 
 def kept_apart(domain: Domain, sender: int, kind: type) -> Callable[[IPv6Address, object], bool]:
     return lambda who, question: who == domain.address(sender) and isinstance(question, kind)
+
+
+def test_the_record_goes_when_the_serving_gateway_ends_a_session() -> None:
+    domain = with_directory()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    assert recorded(domain) == (2, {1})
+    names, outputs = domain.gw[2].revoke(MAC.hex(":"), domain.now)
+    assert len(names) == 1
+    domain.perform(domain.address(2), outputs)
+    domain.settle()
+    assert record(domain) is None
+    assert not domain.gw[1].sessions and not domain.gw[2].sessions
 
 
 def test_a_first_attachment_is_served_when_the_directory_has_nothing_and_is_recorded() -> None:
@@ -173,7 +188,7 @@ def test_questions_to_a_dead_directory_come_every_four_seconds_at_last() -> None
 
 def test_a_directory_that_refuses_a_record_is_not_besieged() -> None:
     domain = with_directory()
-    domain.directory = EmbeddedDirectory(MemoryStore(), 0, lambda call: call(), lambda: 0.0, lambda error: None)
+    domain.directory = EmbeddedDirectory(MemoryStore(), 0, lambda call: call(), lambda: 0.0, lambda error: None, 0.0)
     domain.host_at(1, MAC)
     assert session(domain, 1).phase is Phase.SERVING
     domain.pass_time(20.0)
@@ -457,3 +472,105 @@ def test_the_record_fits_into_the_directory_with_sixteen_anchors() -> None:
     assert {IPv6Network(p) for a in held["anchors"] for p in a["prefixes"]} == {
         session(domain, number).prefix for number in range(1, 17)
     }
+
+
+def lose_store(domain: Domain) -> None:
+    domain.pass_time(1.0)
+    domain.directory = domain.new_directory()
+
+
+def test_a_directory_that_lost_its_store_is_told_of_every_host_that_is_served() -> None:
+    domain = with_directory()
+    domain.meet_directory()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    lose_store(domain)
+    assert record(domain) is None
+    domain.meet_directory()
+    domain.pass_time(0.1)
+    assert recorded(domain) == (2, {1})
+    domain.host_at(3, MAC)
+    assert set(roles(domain, 3)) == set(PREFIXES)
+    domain.meet_directory()
+    before = domain.directory.revision
+    domain.pass_time(5.0)
+    assert domain.directory.revision == before, "the same store is told nothing twice"
+
+
+def test_hosts_are_told_to_a_directory_that_lost_its_store_at_the_rate_of_updates() -> None:
+    domain = with_directory(2, limits=Limits(updates_per_s=20))
+    domain.meet_directory()
+    for number in range(20):
+        domain.host_at(1, bytes((2, 0, 0, 0, 0, number)))
+    lose_store(domain)
+    domain.meet_directory()
+    domain.pass_time(1.0)
+    assert 8 <= len(domain.directory.entries) <= 12
+    domain.pass_time(1.5)
+    assert len(domain.directory.entries) == 20
+
+
+def test_a_gateway_that_takes_hosts_over_before_a_new_store_was_told_does_not_lose_them_again() -> None:
+    """gw2 hears of the new store after gw3 has written: it is the older word, and changes nothing."""
+    domain = with_directory(neighbours={3: (2,)})
+    domain.meet_directory()
+    domain.host_at(1, MAC, address=HOST)
+    domain.host_at(2, MAC, address=HOST)
+    lose_store(domain)
+    domain.feed(domain.address(3), DirectoryMet(domain.directory.began_wall_s))
+    domain.host_at(3, MAC, address=HOST)
+    assert set(roles(domain, 3)) == set(PREFIXES)
+    domain.meet_directory()
+    domain.pass_time(5.0)
+    assert recorded(domain) == (3, {1, 2})
+    assert session(domain, 2).phase is Phase.AWAY
+
+
+def test_where_there_is_no_record_the_source_address_names_the_anchor_and_that_one_the_others() -> None:
+    domain = with_directory()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    lose_store(domain)
+    domain.host_at(3, MAC)
+    assert set(roles(domain, 3)) == {PREFIXES[2]}, "nobody has told anything yet"
+    domain.host_at(3, MAC, address=IPv6Address(int(session(domain, 1).prefix.network_address) + 1))
+    assert set(roles(domain, 3)) == set(PREFIXES)
+    assert recorded(domain) == (3, {1, 2})
+
+
+@pytest.mark.parametrize(("age_s", "found"), [(1.0, True), (601.0, False)])
+def test_while_a_store_is_young_the_neighbours_are_asked_for_a_host_without_a_record(age_s: float, found: bool) -> None:
+    """Records are renewed within a binding's lifetime; after that a missing one means that there is nothing."""
+    domain = with_directory(neighbours={3: (2,)})
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.directory = domain.new_directory()
+    domain.feed(domain.address(3), DirectoryMet(domain.now.wall_s - age_s))
+    domain.sent.clear()
+    domain.host_at(3, MAC)
+    assert bool(updates(domain, domain.address(3), domain.address(2))) is found
+    assert set(roles(domain, 3)) == (set(PREFIXES) if found else {PREFIXES[2]})
+
+
+def test_who_served_a_host_last_is_asked_for_it_where_there_is_no_record() -> None:
+    domain = with_directory()
+    for number in (1, 2, 3):
+        domain.host_at(number, MAC)
+    lose_store(domain)
+    domain.host_at(1, MAC)
+    assert set(roles(domain, 1)) == set(PREFIXES)
+    assert recorded(domain) == (1, {2, 3})
+
+
+def test_the_end_of_a_session_is_not_held_up_by_another_store() -> None:
+    domain = with_directory(lifetimes=Lifetimes(binding_s=12))
+    domain.meet_directory()
+    domain.host_at(1, MAC)
+    silence(domain)
+    domain.pass_time(40.0)
+    assert not domain.gw[1].sessions
+    lose_store(domain)
+    silence(domain, False)
+    domain.meet_directory()
+    domain.pass_time(10.0)
+    assert record(domain) is None

@@ -13,6 +13,7 @@ from test_roaming import MAC, OTHER, acks, entries, updates
 
 from anchord.declared import PrefixEntry, Role
 from anchord.protocol.exchange import ticks_of
+from anchord.protocol.identity import mn_id_of_mac, mn_id_text
 from anchord.protocol.inputs import MessageReceived
 from anchord.protocol.lma import Lma
 from anchord.protocol.outputs import Advertise, Send
@@ -171,6 +172,41 @@ def test_a_host_that_is_back_in_time_is_not_revoked() -> None:
     domain.host_at(1, MAC, solicited=True)
     domain.pass_time(60)
     assert [entry.role for entry in entries(domain, 1)] == [Role.IMPORTED] and entries(domain, 2) == ()
+
+
+def test_two_mags_hear_the_host_at_once_and_the_one_that_it_answers_keeps_it() -> None:
+    domain = Plain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.pass_time(3)
+    before, shown = entries(domain, 2), len(domain.shown)
+    domain.host_at(1, MAC)  # somebody else with its MAC address
+    (binding,) = domain.lma.plain_bindings.values()
+    assert binding.proxy_coa == domain.address(1)
+    for _ in range(100):
+        domain.pass_time(0.001)
+        domain.host_at(2, MAC)  # the host itself, which sends data all the time
+    assert binding.proxy_coa == domain.address(2), "within a tenth of a second"
+    domain.pass_time(1)
+    assert not domain.gw[1].sessions and entries(domain, 1) == ()
+    assert entries(domain, 2) == before and binding.proxy_coa == domain.address(2)
+    told = [order for who, order in domain.shown[shown:] if who == domain.address(2)]
+    assert all(order.router_lifetime_s for order in told), "the host has had a router all the time"
+    assert domain.gw[2].counters.of(LMA).dropped == {"revocation-refused.132": 1}
+
+
+def test_what_an_administrator_ends_a_moment_after_a_handover_ends_at_both_mags() -> None:
+    domain = Plain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    name = mn_id_text(mn_id_of_mac(MAC))
+    names, outputs = domain.lma.revoke(name, domain.now)
+    domain.perform(LMA, outputs)
+    domain.settle()
+    assert names == [name] and not domain.lma.plain_bindings
+    domain.pass_time(1)
+    for number in (1, 2):
+        assert not domain.gw[number].sessions and entries(domain, number) == ()
 
 
 def test_the_host_that_returns_unnoticed_is_registered_again() -> None:

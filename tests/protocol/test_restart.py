@@ -16,8 +16,9 @@ from anchord.declared import Role
 from anchord.protocol.central import Central
 from anchord.protocol.gateway import Gateway
 from anchord.protocol.identity import mn_id_of_mac, session_key
+from anchord.protocol.inputs import LeaseLeft
 from anchord.protocol.session import Phase
-from anchord.protocol.settings import CentralSettings, GatewaySettings, Limits, Mode
+from anchord.protocol.settings import CentralSettings, Finding, GatewaySettings, Limits, Mode
 from anchord.wire.messages import BindingUpdate, Status
 from anchord.wire.options import Timestamp
 
@@ -243,6 +244,115 @@ def test_decision_31_an_anchor_that_lost_its_journal_believes_the_cmd() -> None:
     domain.host_at(3, MAC)
     assert roles(domain, 1) == {"2001:db8:a1": (Role.EXPORTED, domain.address(3))}
     assert acks(domain, domain.address(1), CENTRAL)[-1].status == 0
+
+
+def without_central(finding: Finding, pool: str = "2001:db8:a1::/48") -> Domain:
+    settings = domain_settings(3, central=None, finding=finding)
+    first = replace(next(iter(settings.gateways.values())), pools=(IPv6Network(pool),))
+    domain = Domain(3, replace(settings, gateways={**settings.gateways, first.address: first}))
+    if finding is Finding.DIRECTORY:
+        domain.meet_directory()
+    return domain
+
+
+def lose_journal(domain: Domain, number: int) -> None:
+    domain.pass_time(5.0)
+    domain.journal[domain.address(number)].clear()
+    domain.restart(domain.address(number))
+    domain.pass_time(0.1)
+
+
+@pytest.mark.parametrize("finding", [Finding.ANCHOR_KNOWN, Finding.DIRECTORY])
+def test_row_1_51_an_anchor_that_lost_its_journal_gives_no_prefix_to_a_second_host(finding: Finding) -> None:
+    """Two prefixes in all, so that the place in the pool decides nothing."""
+    domain = without_central(finding, "2001:db8:a1::/63")
+    domain.host_at(1, MAC)
+    (held,) = [session.prefix for session in domain.gw[1].sessions.values()]
+    domain.host_at(2, MAC, address=held.network_address + 1)
+    lose_journal(domain, 1)
+    assert roles(domain, 1) == {str(held.network_address)[:-2]: (Role.EXPORTED, domain.address(2))}, "it lives on"
+    others = [bytes((2, 0, 0, 0, 9, number)) for number in range(4)]
+    for other in others:
+        domain.host_at(1, other)
+    leased = {session.mac: session.prefix for session in domain.gw[1].sessions.values()}
+    assert leased.pop(MAC) == held
+    assert len(leased) == 1 and held not in leased.values()
+    assert domain.gw[1].counters.local["limit.pool"] == 3
+
+
+@pytest.mark.parametrize("finding", [Finding.ANCHOR_KNOWN, Finding.DIRECTORY])
+def test_row_1_51_a_first_start_serves_at_once(finding: Finding) -> None:
+    domain = without_central(finding)
+    domain.perform(domain.address(1), domain.gw[1].restore({}, domain.now))
+    domain.host_at(1, MAC)
+    domain.pass_time(0.1)
+    assert entries(domain, 1)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "restarted once more"])
+def test_row_1_51_what_the_kernel_still_forwards_is_kept_for_who_has_it(again: bool) -> None:
+    domain = without_central(Finding.ANCHOR_KNOWN, "2001:db8:a1::/63")
+    first, second = IPv6Network("2001:db8:a1::/64"), IPv6Network("2001:db8:a1:1::/64")
+    address = domain.address(1)
+    domain.perform(address, domain.gw[1].restore({}, domain.now))
+    for left in (LeaseLeft(first, MAC), LeaseLeft(second)):
+        domain.feed(address, left)
+    if again:
+        domain.pass_time(1.0)
+        domain.restart(address)
+    for other in (OTHER, bytes((2, 0, 0, 0, 9, 9))):
+        domain.host_at(1, other)
+    assert not domain.gw[1].sessions
+    domain.host_at(1, MAC)
+    assert [session.prefix for session in domain.gw[1].sessions.values()] == [first]
+    assert list(domain.gw[1].resting()) == [second]
+    lifetimes = domain.settings.lifetimes
+    domain.pass_time(lifetimes.valid_s + lifetimes.binding_s / 2 - 2.0)
+    assert second in domain.gw[1].resting()
+    domain.pass_time(2.0)
+    assert second not in domain.gw[1].resting(), "by now its host has refreshed or forgotten it"
+
+
+def test_what_the_kernel_forwards_says_nothing_to_a_gateway_with_its_journal() -> None:
+    domain = without_central(Finding.ANCHOR_KNOWN)
+    domain.perform(domain.address(1), domain.gw[1].restore({}, domain.now))
+    domain.host_at(1, MAC)
+    (held,) = [session.prefix for session in domain.gw[1].sessions.values()]
+    domain.restart(domain.address(1))
+    domain.feed(domain.address(1), LeaseLeft(held, MAC))
+    assert not domain.gw[1].resting(), "it is leased, as the journal says"
+    domain.pass_time(domain.settings.lifetimes.binding_s)
+    domain.restart(domain.address(1))
+    domain.feed(domain.address(1), LeaseLeft(IPv6Network("2001:db8:a1:9::/64")))
+    assert IPv6Network("2001:db8:a1:9::/64") not in domain.gw[1].resting()
+
+
+def test_a_gateway_that_lost_its_journal_believes_refreshes_alone_and_for_one_lifetime() -> None:
+    """In a question a prefix may be named by nothing but the source of a packet; in a refresh it was granted once."""
+    domain = without_central(Finding.ANCHOR_KNOWN)
+    domain.host_at(1, MAC)
+    (held,) = [session.prefix for session in domain.gw[1].sessions.values()]
+    domain.lose = lambda sender, send: domain.address(1) in (sender, send.destination)
+    lose_journal(domain, 1)
+    domain.lose = lambda sender, send: False
+    domain.host_at(2, OTHER, address=held.network_address + 1)
+    assert not domain.gw[1].sessions
+    lifetimes = domain.settings.lifetimes
+    for late, believed in ((True, False), (False, True)):
+        domain = without_central(Finding.ANCHOR_KNOWN)
+        domain.host_at(1, MAC)
+        domain.host_at(2, MAC, address=held.network_address + 1)
+        cut = {domain.address(1)}
+        domain.lose = lambda sender, send, cut=cut: not cut.isdisjoint((sender, send.destination))
+        lose_journal(domain, 1)
+        for _ in range(lifetimes.binding_s // 50 if late else 0):
+            domain.pass_time(50.0)
+            domain.host_at(2, MAC, solicited=True)
+        cut.clear()
+        domain.pass_time(lifetimes.binding_s / 2)
+        domain.host_at(2, MAC, solicited=True)
+        domain.pass_time(15.0)
+        assert bool(domain.gw[1].sessions) is believed
 
 
 def test_an_anchor_that_lost_its_journal_believes_no_more_than_it_has_room_for() -> None:

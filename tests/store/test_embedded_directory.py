@@ -19,6 +19,7 @@ from anchord.store.memory import MemoryStore
 from anchord.store.sqlite import SqliteStore
 
 LATER = 4e9
+BEGAN_WALL_S = 1.7e9
 
 
 class Turn:
@@ -29,7 +30,9 @@ class Turn:
         self.failures: list[StoreError] = []
         self.answers: list[Outcome] = []
         self.now_s = 0.0
-        self.directory = EmbeddedDirectory(store, limit, self.waiting.append, lambda: self.now_s, self.failures.append)
+        self.directory = EmbeddedDirectory(
+            store, limit, self.waiting.append, lambda: self.now_s, self.failures.append, BEGAN_WALL_S
+        )
 
     def get(self, key: str) -> None:
         self.directory.get(key, self.answers.append)
@@ -97,6 +100,7 @@ def test_to_remove_nothing_is_done_already(turn: Turn) -> None:
 def test_all_of_one_turn_share_a_commit_and_are_answered_after_it() -> None:
     store = Counted()
     turn = Turn(store)
+    store.commits = 0
     store.at_commit = lambda: turn.answers.append(Outcome(Entry("committed", 0, None)))
     for n in range(100):
         turn.put(f"{n}", 0, {"n": n})
@@ -249,3 +253,18 @@ def test_a_lease_runs_out_unless_it_is_renewed(turn: Turn) -> None:
     assert turn.directory.alive() == ["gw1", "gw2"]
     turn.now_s = 6.0
     assert turn.directory.alive() == ["gw1"]
+
+
+def test_a_store_tells_when_it_began_and_another_one_tells_another_time(tmp_path: Path) -> None:
+    def directory_at(path: Path, now_wall_s: float) -> float:
+        with closing(SqliteStore(path)) as store:
+            fail = pytest.fail
+            directory = EmbeddedDirectory(
+                store, 1, lambda call: call(), lambda: 0.0, lambda error: fail(str(error)), now_wall_s
+            )
+            return directory.began_wall_s
+
+    first, other = tmp_path / "first.db", tmp_path / "other.db"
+    assert [directory_at(first, 1000.5), directory_at(first, 2000.0), directory_at(other, 3000.0)] == [
+        1000.5, 1000.5, 3000.0,
+    ]  # fmt: skip

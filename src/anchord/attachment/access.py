@@ -89,7 +89,8 @@ class AccessInterface:
             self._index = socket.if_nametoindex(self.name)
         except OSError as error:
             self._socket.close()
-            raise OSError(error.errno, f"access interface {self.name}: {error.strerror}") from error
+            mend = "make it, or correct access in node.toml"
+            raise OSError(f"access interface {self.name}: {error.strerror}: {mend}") from error
         self.mac: bytes = self._socket.getsockname()[4]
 
     def is_there(self) -> bool:

@@ -65,7 +65,7 @@ class DirectoryDaemon:
         self._store = SqliteStore(config.state / f"{config.node}.db", config.store_sync == "always")
         self._flusher = Flusher(self._store)
         limit = config.domain.limits.sessions
-        self._directory = EmbeddedDirectory(self._store, limit, loop.call_soon, loop.time, self._failed)
+        self._directory = EmbeddedDirectory(self._store, limit, loop.call_soon, loop.time, self._failed, time.time())
         self._directory.watch(self._directory.revision + 1, self._changed)
         self._control = ControlServer(config.socket, self._show)
         self._connections: dict[IPv6Address, _Connection] = {}
@@ -177,7 +177,8 @@ class DirectoryDaemon:
                 own = self._config.domain.digest[:DIGEST_DIGITS]
                 if self._counters.agreement(peer, domain == own):
                     self._say("domain-differs", logging.ERROR, peer=str(peer))
-                answer({"granted": self._directory.grant(self._names[peer], ttl_s).owner, "domain": own})
+                owner, began = self._directory.grant(self._names[peer], ttl_s).owner, self._directory.began_wall_s
+                answer({"granted": owner, "domain": own, "began": began})
             case _:
                 raise ValueError('unknown request, expected "get", "put" or "grant"')
 
@@ -194,6 +195,7 @@ class DirectoryDaemon:
                 **status(self._config.node, "directory", self._ready, self._config.domain.digest),
                 "records": len(self._directory.entries),
                 "revision": self._directory.revision,
+                "began": self._directory.began_wall_s,
                 "alive": self._directory.alive(),
                 "counters": dict(self._directory.counters),
             }

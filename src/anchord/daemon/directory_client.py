@@ -15,11 +15,12 @@ from typing import Any, cast
 from anchord.daemon import logs
 from anchord.daemon.directory_wire import RENEW_S, TTL_S, Lines, LineTooLongError, decode, encode, prompt
 from anchord.daemon.shell import log
-from anchord.protocol.inputs import DirectoryAnswered, Input
+from anchord.protocol.inputs import DirectoryAnswered, DirectoryMet, Input
 from anchord.protocol.outputs import DirectoryGet, DirectoryPut
 
 CONNECT_S = 1.0  # so long an attempt may take
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 0.5  # between attempts: short, because a handover waits 250 ms at the most
+LATEST_WALL_S = 1e12  # no clock is that far ahead, and no arithmetic with it goes wrong
 WAITING_BYTES = 1 << 20  # questions that wait to be sent; more are dropped
 
 
@@ -38,6 +39,7 @@ class DirectoryClient:
         self._pause_s = FIRST_PAUSE_S  # before the next attempt to connect
         self._refused: str | None = None
         self._same_domain: bool | None = None
+        self._began_wall_s: float | None = None  # the directory's store, as the protocol was told last
         self.counters = {"asked": 0, "answered": 0, "dropped": 0, "errors": 0, "connections": 0}
 
     def status(self) -> dict[str, object]:
@@ -117,7 +119,7 @@ class DirectoryClient:
             self._connected, self._complained, self._pause_s = True, False, FIRST_PAUSE_S
             self.counters["connections"] += 1
             logs.say(log, logging.INFO, "directory-connected")
-        answers: list[Input] = []
+        answers: list[DirectoryAnswered | DirectoryMet] = []
         for line in lines:
             try:
                 answer = self._read(decode(line))
@@ -126,11 +128,11 @@ class DirectoryClient:
                 continue
             if answer is not None:
                 answers.append(answer)
-        self.counters["answered"] += len(answers)
+        self.counters["answered"] += sum(isinstance(answer, DirectoryAnswered) for answer in answers)
         if answers:
-            self._feed(answers)
+            self._feed(list(answers))
 
-    def _read(self, message: dict[str, Any]) -> DirectoryAnswered | None:
+    def _read(self, message: dict[str, Any]) -> DirectoryAnswered | DirectoryMet | None:
         match message:
             case {"key": str(key), "revision": int(revision), "value": dict() | None as value}:
                 done = message.get("done")
@@ -140,12 +142,21 @@ class DirectoryClient:
                 if not same and self._same_domain is not False:
                     logs.say(log, logging.ERROR, "domain-differs", peer=str(self._directory[0]))
                 self._same_domain = same
-                return None
+                return self._met(message.get("began"))
         error = str(message.get("error"))[:200]
         if error != self._refused:  # once, not for every host
             self._refused = error
             logs.say(log, logging.WARNING, "directory-refused", error=error)
         raise ValueError("no answer")
+
+    def _met(self, began_wall_s: object) -> DirectoryMet | None:
+        """How old the directory's store is, when that is news."""
+        if not isinstance(began_wall_s, int | float) or not 0 <= began_wall_s <= LATEST_WALL_S:
+            return None
+        if began_wall_s == self._began_wall_s:
+            return None
+        self._began_wall_s = float(began_wall_s)
+        return DirectoryMet(self._began_wall_s)
 
 
 class _Connection(asyncio.Protocol):

@@ -2,7 +2,7 @@
 
     {"get": KEY}                                  ->  {"key": KEY, "revision": N, "value": {...} or null}
     {"put": KEY, "revision": N, "value": {...}}   ->  {"key": KEY, "done": true, "revision": N, "value": {...}}
-    {"grant": TTL_S, "domain": HEX}               ->  {"granted": OWNER, "domain": HEX}
+    {"grant": TTL_S, "domain": HEX}               ->  {"granted": OWNER, "domain": HEX, "began": SECONDS}
     anything else                                 ->  {"error": "..."}, with "key" if there is one
 
 Many questions may be under way; ``get`` and ``put`` are answered in their order.

@@ -31,11 +31,12 @@ from typing import NamedTuple
 
 from anchord.declared import HostState, Role
 from anchord.kernel import dump, firewall, host
+from anchord.kernel.alone import Alone
 from anchord.kernel.engine import Engine
 from anchord.kernel.errors import KernelError
 from anchord.kernel.netlink import NetlinkError, NetlinkSocket
 from anchord.kernel.paths import Paths
-from anchord.kernel.tables import ENCAPSULATION_OVERHEAD, MIN_MTU, PlaneSettings
+from anchord.kernel.tables import ENCAPSULATION_OVERHEAD, MIN_MTU, PlaneSettings, leases
 
 __all__ = ["Forwarding", "KernelError", "PlaneSettings", "flush"]
 
@@ -96,12 +97,14 @@ class Forwarding:
     def __init__(self, settings: PlaneSettings) -> None:
         self.settings = settings
         self._queue: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._alone: Alone | None = None
         self._engine: Engine | None = None
         self._thread: threading.Thread | None = None
         self._counter_socket: NetlinkSocket | None = None
         self._counter_lock = threading.Lock()
         self._paths: Paths | None = None
         self._links = host.LinkMtus(0, {})
+        self._left: dict[IPv6Network, bytes | None] = {}
         self._tunnel_mtu = 0
         self._too_narrow: tuple[IPv6Address, ...] = ()
         self._offer: tuple[int, ...] = ()
@@ -120,6 +123,11 @@ class Forwarding:
         It changes under the reader: to iterate, take ``dict(forwarding.links)`` first.
         """
         return MappingProxyType(self._engine.links if self._engine else {})
+
+    @property
+    def left(self) -> Mapping[IPv6Network, bytes | None]:
+        """Which /64s of our pools hosts had when ``start`` looked, with the MAC addresses of those that were here."""
+        return MappingProxyType(self._left)
 
     @property
     def tunnel_mtu(self) -> int:
@@ -144,9 +152,12 @@ class Forwarding:
 
         Returns when forwarding is in order; hosts of an earlier process go on being served until ``sweep``.
         ``mtu_changed`` is called from the worker thread, and must not block, when ``tunnel_mtu`` or ``host_mtu`` is no
-        longer what it was. Raises KernelError; a second call after ``stop`` is allowed.
+        longer what it was. Raises KernelError, also where another process forwards already, with nothing changed; a
+        second call after ``stop`` is allowed.
         """
         with contextlib.ExitStack() as undo:
+            self._alone = Alone()
+            undo.callback(self._alone.close)
             sock = undo.enter_context(NetlinkSocket())
             try:
                 self._raised = set(firewall.raised_promiscuous())
@@ -159,6 +170,7 @@ class Forwarding:
                 self._offer = self._fit_tunnels()
                 self._engine = Engine(self.settings, sock)
                 self._engine.take_over(self._tunnel_mtu)
+                self._left = leases(self._engine.installed.values(), self.settings.pools)
                 self._counter_socket = firewall.open_counters()
             except NetlinkError as error:
                 raise host.explained(error) from error
@@ -181,6 +193,8 @@ class Forwarding:
             if self._counter_socket is not None:
                 self._counter_socket.close()
                 self._counter_socket = None
+        if self._alone is not None:
+            self._alone.close()
 
     def declare(self, state: HostState, done: Done) -> None:
         """Make this true of the host, replacing what was declared of it before.

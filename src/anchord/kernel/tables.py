@@ -61,6 +61,7 @@ moved loses two, one from it loses three; traceroute shows that. A machine in be
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 
@@ -209,6 +210,18 @@ def host_objects(state: HostState) -> tuple[Object, ...]:
     for each in (*_networks_from_here(state), *_networks_from_elsewhere(state)):
         made.setdefault(each.key, each)
     return tuple(made.values())
+
+
+def leases(installed: Iterable[Object], pools: tuple[IPv6Network, ...]) -> dict[IPv6Network, bytes | None]:
+    """The other way round: which /64 of ``pools`` a host has, and its MAC address if it is here."""
+    objects = tuple(installed)
+    macs = {each.device: each.mac for each in objects if isinstance(each, Neighbour) and each.address == HOST}
+    return {
+        route.destination: macs.get(route.device)
+        for route in objects
+        if isinstance(route, Route) and route.table == HOSTS and route.source is None
+        and route.destination.prefixlen == 64 and any(route.destination.subnet_of(pool) for pool in pools)
+    }  # fmt: skip
 
 
 def _urgency(entry: PrefixEntry) -> int:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.exchange import judge_timestamp, sequence_is_newer, ticks_of
-from anchord.protocol.groups import Anchor, face_options, write_group
+from anchord.protocol.groups import Anchor, face_options, merge_anchors, write_group
 from anchord.protocol.identity import mn_id_text, session_key
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase, Session
@@ -139,7 +139,7 @@ class AnchoringRole:
             self._refuse(update, source, Status.NOT_LMA_FOR_THIS_MOBILE_NODE, now)  # its LMA is, by policy
         elif update.lifetime_s == 0:
             self._end(verdict, session, now)
-        elif session is None and verdict.direct:
+        elif session is None and verdict.direct and not self._is_vouched_for(verdict, now):
             self._refuse(update, source, Status.NOT_LMA_FOR_THIS_MOBILE_NODE, now)
         elif session is None:
             self._recreate(verdict, now)
@@ -213,8 +213,17 @@ class AnchoringRole:
         same_place = session.phase is Phase.AWAY and session.serving == request.serving
         return request.ticks == session.ticks and same_place
 
+    def _is_vouched_for(self, request: _Request, now: Instant) -> bool:
+        """Whether a serving gateway only goes on with what we had granted it before we lost our journal.
+
+        It says so by refreshing. In anything else a prefix may be named by nothing but the source of a packet.
+        """
+        handoff = request.update.first(HandoffIndicator)
+        unchanged = handoff is not None and handoff.value == Handoff.UNCHANGED
+        return unchanged and now.wall_s < self._core.forgetful_until_wall_s
+
     def _recreate(self, request: _Request, now: Instant) -> None:
-        """We lost our journal, the CMD did not: a prefix of ours that nobody else holds is believed (decision 31)."""
+        """We lost our journal, who asks did not: a prefix of ours that nobody else holds is believed (decision 31)."""
         core = self._core
         option = request.update.first(HomeNetworkPrefix)
         prefix = option.prefix if option is not None else None
@@ -241,7 +250,7 @@ class AnchoringRole:
         core, domain = self._core, self._domain
         if request.serving == core.settings.me.address:
             # Decision 16 spares us this; answering changes nothing.
-            core.emit(Send(request.source, self._acknowledgement(request, session)))
+            core.emit(Send(request.source, self._acknowledgement(request, session, now)))
             return
         newer_here = self._is_newer_here(request, session)
         former = self._overtaken(request, session, now)
@@ -270,7 +279,7 @@ class AnchoringRole:
             if moved:
                 session.left_s = now.monotonic_s
             core.detach(session)
-        self._answer(request, session)
+        self._answer(request, session, now)
         if former is not None:
             self._cast_doubt(session, former)
         if not newer_here and moved:
@@ -305,13 +314,13 @@ class AnchoringRole:
         asked = None if central is None else self._core.exchanges.outstanding(central, session.key)
         return None if asked is None else asked.ticks
 
-    def _answer(self, request: _Request, session: Session) -> None:
+    def _answer(self, request: _Request, session: Session, now: Instant) -> None:
         """Have the kernel export the prefix, and say so.
 
         To the CMD when it is true. A serving gateway that asked us itself has nothing to do but wait for our answer:
         with it both kernels work at the same time, and what ours refuses is declared again until it takes it.
         """
-        core, ack = self._core, self._acknowledgement(request, session)
+        core, ack = self._core, self._acknowledgement(request, session, now)
         if request.direct:
             core.declare(session, Continuation(session.key))
             core.persist(session)
@@ -341,7 +350,7 @@ class AnchoringRole:
         session.older = order.index(session.prefix) if session.prefix in order else 0
         session.others = tuple(prefix for prefix in order if prefix != session.prefix)
 
-    def _acknowledgement(self, request: _Request, session: Session) -> BindingAcknowledgement:
+    def _acknowledgement(self, request: _Request, session: Session, now: Instant) -> BindingAcknowledgement:
         """Our prefix, the Serving MAAR echoed (decision 3), our face and our local networks (decisions 2 and 27).
 
         A serving gateway that asked us itself is also told of every other anchor.
@@ -352,16 +361,17 @@ class AnchoringRole:
             options.append(ServingMaar(request.serving))
         options += face_options(session.router, self._core.settings.me.local_networks)
         if request.direct:
-            for anchor in self._by_age(session, request.source):
+            for anchor in self._by_age(session, request.source, now):
                 options += write_group(anchor)
         return BindingAcknowledgement(
             int(Status.ACCEPTED), request.update.sequence, request.update.lifetime_s, PBA_FLAGS, tuple(options)
         )
 
-    def _by_age(self, session: Session, asking: IPv6Address) -> list[Anchor]:
+    def _by_age(self, session: Session, asking: IPv6Address, now: Instant) -> tuple[Anchor, ...]:
         """The gateways that anchor what the node holds, as far as we were told, oldest first.
 
-        We are among them if we are not the newest: that is how our own place is told.
+        We are among them if we are not the newest: that is how our own place is told. What the node has lost and may
+        still have addresses of is named as well: its anchor will say that it is over.
         """
         found: dict[IPv6Address, Anchor] = {}
         for prefix in (*session.others[: session.older], session.prefix, *session.others[session.older :]):
@@ -376,13 +386,20 @@ class AnchoringRole:
             anchors.append(Anchor(last, (ALL_ZERO_PREFIX,)))
         if anchors and anchors[-1].maar == self._core.settings.me.address:
             anchors.pop()
-        return anchors
+        return merge_anchors(self._given_up(session, asking, now), tuple(anchors))
+
+    def _given_up(self, session: Session, asking: IPv6Address, now: Instant) -> tuple[Anchor, ...]:
+        """Who anchored what the node lost while it was here."""
+        held = (session.prefix, *session.others)
+        lost = [prefix for prefix, until in session.released.items() if until > now.wall_s and prefix not in held]
+        owners = [(self._domain.anchor_of(prefix), prefix) for prefix in lost[-self._domain.limits.anchors_per_host :]]
+        return tuple(Anchor(o.address, (prefix,)) for o, prefix in owners if o is not None and o.address != asking)
 
     def _dismiss(self, request: _Request, session: Session, now: Instant) -> None:
         """It has no address of ours, and is elsewhere by now: we say who anchors something of it, and that is all."""
         self._note_others(request, session)
         options = echo_options(request.update, prefixes=[HomeNetworkPrefix(ALL_ZERO_PREFIX)])
-        for anchor in self._by_age(session, request.source):
+        for anchor in self._by_age(session, request.source, now):
             options += write_group(anchor)
         self._serving.abandon(session)
         self._core.report("released", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))

@@ -247,6 +247,8 @@ class Central(Outbox):
                 self._answering.answer(binding, request)
         if dismissed is not None:
             self._telling.dismiss(binding, dismissed, now)
+        if moved and binding.released:
+            self._tell_given_up(binding, now)
 
     @staticmethod
     def _changes_nothing(request: Request, binding: Binding) -> bool:
@@ -456,6 +458,15 @@ class Central(Outbox):
         )
         self.report("revoked", mn=mn_id_text(binding.mn_id), prefixes=[str(p) for p in binding.prefixes()])
         self._revoking.start(revocation, now)
+
+    def _tell_given_up(self, binding: Binding, now: Instant) -> None:
+        """The new serving gateway has not seen what the node lost elsewhere and may still have addresses of.
+
+        RFC 5846 section 8.1 has a message for prefixes that a node holds no more; a PBA has no option for them.
+        """
+        node = (binding.serving.maar, binding.key, binding.mn_id, binding.link_layer_id)
+        trigger = RevocationTrigger.POSSIBLE_OUT_OF_SYNC_BCE_STATE
+        self._revoking.start(Revocation(*node, tuple(binding.released), trigger), now)
 
     def _revoked(self, revocation: Revocation, now: Instant) -> None:
         """Nothing more is to be expected of that gateway; the node may have moved on meanwhile."""

@@ -8,6 +8,7 @@ gave it says so only to a gateway that asks for this node, so that a forged fram
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv6Address
 
 from anchord.protocol.advertising import Advertising
@@ -19,9 +20,8 @@ from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Finding
 from anchord.protocol.timers import Instant
 
-# So long a node's data is looked at where nobody central says which anchors it has.
-LISTEN_S = 1.0
-# Otherwise so soon after it came, and so many frames each time: it may use several addresses, and send seldom.
+# Where a CMD has answered, frames are looked at so soon after a node came, and so many each time: it may use several
+# addresses, and send seldom.
 GLANCES_S = (0.1, 1.0)
 GLANCE_FRAMES = 16
 
@@ -29,8 +29,12 @@ GLANCE_FRAMES = 16
 class Clues:
     """Anchors are asked, and routers withdrawn, by what a node shows."""
 
-    def __init__(self, core: GatewayCore, direct: Direct, advertising: Advertising) -> None:
+    def __init__(
+        self, core: GatewayCore, direct: Direct, advertising: Advertising, knew_nothing: Callable[[Session], bool]
+    ) -> None:
+        """``knew_nothing``: whether there is a directory, and it had no record of a node."""
         self._core = core
+        self._knew_nothing = knew_nothing
         self._domain = core.settings.domain
         self._direct = direct
         self._advertising = advertising
@@ -91,6 +95,6 @@ class Clues:
         """Whether the node may have anchors that nobody central has told us of, or will."""
         if not self._domain.mobility or session.is_fixed or session.phase is Phase.AWAY:
             return False
-        if self._domain.finding is Finding.ANCHOR_KNOWN:
+        if self._domain.finding is Finding.ANCHOR_KNOWN or self._knew_nothing(session):
             return True
         return session.phase is Phase.SERVING and (self._by_cmd or not session.registered)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.declared import HostState, LogicalRouter
@@ -24,7 +24,7 @@ PERSIST_SOON_S = 0.005
 CONTINUATIONS = 4
 # What there may be to do for a node; the key of each of these timers is its session's.
 SESSION_TIMERS = (
-    "refresh", "expire", "advertise", "fallback", "probe", "redeclare", "persist", "listen", "glance", "idle",
+    "refresh", "expire", "advertise", "fallback", "probe", "gone", "redeclare", "persist", "listen", "glance", "idle",
     "released",
 )  # fmt: skip
 
@@ -58,6 +58,7 @@ class GatewayCore(Outbox):
         self.timers: Timers[tuple[str, str]] = Timers()
         self.mtus: dict[str, int] = {}  # access interface -> what is advertised there
         self.barred: dict[bytes, None] = {}  # MAC addresses that were answered with 152; at most limits.hosts
+        self.forgetful_until_wall_s = 0.0  # until then others may know of leases that we do not
         self.conflicts: dict[str, str] = {}  # access interface -> who else is on that segment
         self._ticket = 0
         self._continuations: dict[int, Continuation] = {}
@@ -70,6 +71,10 @@ class GatewayCore(Outbox):
         self.sessions[session.key] = session
         self.by_mac[session.mac] = session
         self.router_macs[session.router.mac] = session.key
+
+    def somebody_holds(self, prefix: IPv6Network) -> bool:
+        """Whether a node that is here has been given ``prefix``."""
+        return any(prefix == s.prefix or any(prefix in a.prefixes for a in s.anchors) for s in self.sessions.values())
 
     def persist(self, session: Session) -> None:
         """Journal a session as it is now."""
@@ -127,9 +132,20 @@ class GatewayCore(Outbox):
             self.pool.give_up(session.prefix)
             return
         until = now.wall_s + rest_s
-        self.pool.release(session.prefix, until)
-        self.emit(Persist("resting", str(session.prefix), {"until_wall_s": until}))
-        self.timers.set(("rested", str(session.prefix)), now.monotonic_s + rest_s)
+        self.pool.release(session.prefix, until, session.key)
+        self.rests(session.prefix, {"until_wall_s": until, "session": session.key}, now)
+
+    def keep(self, prefix: IPv6Network, key: str, now: Instant) -> None:
+        """The node with session ``key`` (``""``: some node) has ``prefix``, although we do not remember it."""
+        lifetimes, timing = self.settings.domain.lifetimes, self.settings.domain.timing
+        until = now.wall_s + lifetimes.valid_s + int(lifetimes.binding_s * timing.refresh_share)
+        self.pool.keep(prefix, until, key)
+        self.rests(prefix, {"until_wall_s": until, "session": key, "kept": True}, now)
+
+    def rests(self, prefix: IPv6Network, row: dict[str, Any], now: Instant) -> None:
+        """Journal that a prefix rests, and have it forgotten in time."""
+        self.emit(Persist("resting", str(prefix), row))
+        self.timers.set(("rested", str(prefix)), now.monotonic_s + row["until_wall_s"] - now.wall_s)
 
     def lives_on(self, session: Session, lifetime_s: float, now: Instant, advised_s: float | None = None) -> None:
         """The session may last ``lifetime_s`` from now; it is refreshed in time, after ``advised_s`` at the latest."""
@@ -183,7 +199,13 @@ class GatewayCore(Outbox):
     # Declarations
 
     def declare(self, session: Session, then: Continuation | None = None) -> None:
-        """Have the kernel forward as the session says; ``then`` happens when it does."""
+        """Have the kernel forward as the session says; ``then`` happens when it does.
+
+        What the node is to hear after a declaration that this one overtakes, it hears after this one.
+        """
+        waiting = self._continuations.get(self._newest_ticket.get(session.key, -1))
+        if then is None and session.phase is Phase.SERVING and waiting is not None and waiting.acknowledgement is None:
+            then = waiting
         ticket = self._next_ticket(session.key)
         if then is not None:
             self._make_room()

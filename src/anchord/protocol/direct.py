@@ -33,6 +33,8 @@ Doubt = Callable[[Session, Instant], None]
 
 FIRST_ANSWER_S = 0.05  # a new prefix waits so long for the first anchor, and no longer
 AGAIN_S = 1.0  # after an anchor whose kernel has failed
+# So long a node's data is looked at where nobody central says which anchors it has: its addresses name them.
+LISTEN_S = 1.0
 # What may be granted when it is asked again.
 _MENDABLE = (
     Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED,
@@ -56,8 +58,8 @@ class Direct:
 
     # Asking
 
-    def start(self, session: Session, now: Instant) -> None:
-        """Ask whoever is known to anchor something of this node; the neighbours, if nobody is."""
+    def start(self, session: Session, now: Instant, neighbours: bool = True) -> None:
+        """Ask whoever is known to anchor something of this node; the ``neighbours``, if nobody is."""
         session.asked, session.told_of_ours = {}, ()
         self._budget.learn_ages(session, session.others)
         # Who asked for the node before we heard it is told by this that it is here.
@@ -65,7 +67,7 @@ class Direct:
         known = self._known(session)
         for maar, prefixes in known.items():
             self.ask(session, maar, prefixes, now)
-        if not known:
+        if not known and neighbours:
             for maar in self._core.settings.neighbours:
                 self.ask(session, maar, (), now)
 
@@ -216,9 +218,11 @@ class Direct:
         self._budget.learn_ages(session, (*named, *(() if anchor is None else anchor.prefixes)))
         if anchor is not None:
             session.asked[gateway.address] = anchor.prefixes  # it may name itself, to tell its age
+        session.settled[gateway.address] = () if anchor is None else anchor.prefixes
         self._ask_others(session, groups.anchors, now)
+        given_up = self._note_given_up(session, now)
         if anchor is None:  # it served the node without a prefix of its own
-            self._reconsider(session, now)
+            self._reconsider(session, now, given_up)
             return
         session.timeline.setdefault("pba", now.monotonic_s)
         session.unsettled.pop(gateway.address, None)
@@ -229,7 +233,7 @@ class Direct:
         room = self._domain.limits.anchors_per_host
         for surplus in merged[:-room]:
             self._send(session, surplus.maar, surplus.prefixes, Handoff.UNKNOWN, 0, now)
-        if merged[-room:] != session.anchors:
+        if given_up or merged[-room:] != session.anchors:
             self._serve(session, merged[-room:], now)
         self._correct(session, now)
 
@@ -244,13 +248,19 @@ class Direct:
 
     def _ask_others(self, session: Session, named: Sequence[Anchor], now: Instant) -> None:
         """Whoever else is said to anchor something of the node speaks for itself."""
-        for other in named[: 2 * self._domain.limits.anchors_per_host]:
+        most = self._domain.limits.anchors_per_host
+        for other in named[: 2 * most]:
             info = self._domain.gateways.get(other.maar)
             owned = tuple(p for p in other.prefixes if info is not None and info.owns(p))
             unnamed = other.prefixes == (ALL_ZERO_PREFIX,)  # it served last, and may have given nothing
+            if len(session.hearsay) <= 4 * most:
+                session.hearsay = {**dict.fromkeys(owned, True), **session.hearsay}
             if info is None or info.address == self._core.settings.me.address or not (owned or unnamed):
                 continue
-            if session.asked.get(info.address) or (unnamed and info.address in session.asked):
+            asked = session.asked.get(info.address, ())
+            if info.address in session.settled or (asked and set(owned).issubset(asked)):
+                continue
+            if unnamed and info.address in session.asked:
                 continue
             if session.registered and self._domain.central is not None and self._is_covered(session, owned):
                 continue  # the CMD tells it
@@ -259,9 +269,29 @@ class Direct:
             else:
                 self.ask(session, info.address, owned, now)
 
-    def _reconsider(self, session: Session, now: Instant) -> None:
-        """The node holds less than was thought: it may have our prefix after all."""
-        if session.phase is Phase.SERVING and session.withheld and self._domain.central is None:
+    def _note_given_up(self, session: Session, now: Instant) -> bool:
+        """What others say that the node holds, and its anchor says that it does not, it holds no more.
+
+        The node may not know yet, and is to be told. Nothing follows from what it uses itself: that may be forged.
+        """
+        until = now.wall_s + self._domain.lifetimes.valid_s
+        news = False
+        for prefix in [prefix for prefix, open_question in session.hearsay.items() if open_question]:
+            owner = self._owner(prefix)
+            granted = None if owner is None else session.settled.get(owner.address)
+            if granted is None or prefix in granted:
+                continue
+            session.hearsay[prefix] = False  # whoever goes on saying so starts no second term
+            # It may have rested, and be another node's by now.
+            if prefix not in session.released and not self._core.somebody_holds(prefix):
+                session.released[prefix] = until
+                news = True
+        return news
+
+    def _reconsider(self, session: Session, now: Instant, given_up: bool) -> None:
+        """The node holds less than was thought: it may have our prefix after all. ``given_up``: and is to be told."""
+        withheld = session.withheld and self._domain.central is None
+        if session.phase is Phase.SERVING and (withheld or given_up):
             self._serve(session, session.anchors, now)
         self._correct(session, now)
 
@@ -304,10 +334,17 @@ class Direct:
             core.report(
                 "anchor-refused", "warning", mn=mn_id_text(session.mn_id), anchor=peer, meaning=status_name(ack.status)
             )
-        if ack.status in _NOT_HERS and any(anchor.maar == peer for anchor in session.anchors):
+        if ack.status == Status.NOT_LMA_FOR_THIS_MOBILE_NODE:
+            session.settled[peer] = ()
+        given_up = self._note_given_up(session, now)
+        if ack.status in _NOT_HERS and session.has_anchor(peer):
             self._serve(session, tuple(a for a in session.anchors if a.maar != peer), now)
         else:
-            self._reconsider(session, now)
+            self._reconsider(session, now, given_up)
+        named = [option.prefix for option in exchange.message.all(HomeNetworkPrefix)]
+        unnamed = tuple(prefix for prefix in session.asked.get(peer, ()) if prefix not in named)
+        if ack.status == Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX and unnamed:
+            self.ask(session, peer, unnamed, now)  # another gateway told of these while we were waiting
 
 
 class AnchorKnown:

@@ -8,6 +8,10 @@ has written since it was read.
 A directory that is silent delays nobody: after ``fallback_s`` the node is served and its anchors are asked as in
 ``direct.py``, and the record is brought up to date when the directory is back. Nothing of this is journalled: a gateway
 that was restarted reads the record at its next refresh.
+
+A directory that knows nothing of a node that has come is not the last word: it may have lost its store. The addresses
+that the node uses name its anchors all the same, and while the directory's store is young the neighbours are asked too.
+When another store than before answers, every gateway writes the records of the nodes that it serves anew.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from typing import Any
 
 from anchord.protocol.budget import Budget
 from anchord.protocol.core import GatewayCore
-from anchord.protocol.direct import Direct, Doubt
+from anchord.protocol.direct import LISTEN_S, Direct, Doubt
 from anchord.protocol.finder import Serve
 from anchord.protocol.groups import Anchor
 from anchord.protocol.inputs import DirectoryAnswered
@@ -52,6 +56,7 @@ class _Entry:
     listed: tuple[IPv6Network, ...] = ()  # what the record says of anchors, as we wrote it last
     released: tuple[IPv6Network, ...] = ()  # what it says was given up
     ended: bool = False  # the record is to go
+    was_empty: bool = False  # there was none when the node came
 
 
 class DirectoryFinder:
@@ -65,6 +70,7 @@ class DirectoryFinder:
         self._serve = serve
         self._doubt = doubt
         self._entries: dict[str, _Entry] = {}  # of sessions that we serve, and of those whose record is to go
+        self._began_wall_s: float | None = None  # the store of the directory that answers
 
     # As a finder
 
@@ -100,6 +106,41 @@ class DirectoryFinder:
     def is_waiting(self, session: Session) -> bool:
         """Never: the lifetime is our own, and a directory that does not answer delays nobody."""
         return False
+
+    # A directory that has lost its store
+
+    def met(self, began_wall_s: float) -> list[str]:
+        """A directory answers whose store began then. Returns the sessions whose records it has lost."""
+        lost = self._began_wall_s not in (None, began_wall_s)
+        self._began_wall_s = began_wall_s
+        if not lost:
+            return []
+        for entry in self._entries.values():
+            entry.revision = None  # revisions of another store mean nothing to this one
+        told = [key for key in self._entries if self._is_served(key)]
+        self._core.report("directory-lost-store", "warning", hosts=len(told))
+        return told
+
+    def record_again(self, key: str, now: Instant) -> bool:
+        """Have the record written once more; False: the node is not served here any more."""
+        if not self._is_served(key):
+            return False
+        self._tell(key, now)
+        return True
+
+    def knew_nothing(self, session: Session) -> bool:
+        """Whether there was no record when the node came: what it uses may tell more."""
+        entry = self._entries.get(session.key)
+        return entry is not None and entry.was_empty
+
+    def _is_served(self, key: str) -> bool:
+        session = self._core.sessions.get(key)
+        return session is not None and session.phase is Phase.SERVING
+
+    def _is_young(self, now: Instant) -> bool:
+        """Whether records may be missing that are due: within a binding's lifetime every one is renewed."""
+        began_wall_s = self._began_wall_s
+        return began_wall_s is not None and now.wall_s - began_wall_s < self._domain.lifetimes.binding_s
 
     # Asking the directory
 
@@ -209,6 +250,10 @@ class DirectoryFinder:
                 continue
             if not session.asked.get(anchor.maar):
                 self._direct.ask(session, anchor.maar, prefixes, now)
+        if arriving and not listed:
+            entry.was_empty = True
+            self._direct.start(session, now, neighbours=self._is_young(now))
+            self._core.listen(session, LISTEN_S, now)
         session.registered = True
         self._write(session.key, entry, now)
         if fresh:

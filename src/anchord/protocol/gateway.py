@@ -18,12 +18,14 @@ from typing import Any
 from anchord.protocol.anchoring import AnchoringRole
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import Counters
-from anchord.protocol.identity import mn_id_text
+from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
 from anchord.protocol.inputs import (
     DirectoryAnswered,
+    DirectoryMet,
     HostSeen,
     Input,
     Installed,
+    LeaseLeft,
     MessageDropped,
     MessageReceived,
     MtuChanged,
@@ -49,6 +51,8 @@ from anchord.wire.messages import (
 
 # A changed MTU is news to all hosts here, and urgent for none: packets that are too big are answered meanwhile.
 TOLD_MTU_PER_S = 200.0
+# Why a directory is told of all hosts again: there is one directory.
+RECORDS = "directory"
 
 
 class Gateway:
@@ -65,9 +69,11 @@ class Gateway:
         self._life = PeerLife(self._core, domain.timing, domain.limits, self._is_bound, self._lost_state)
         # A CMD that lost its store hears of all hosts from all gateways at once: each takes its share.
         self._again = Again(domain.limits.updates_per_s / len(domain.gateways), self._register_again)
+        # So does one of a directory.
+        self._records: Again[str] = Again(domain.limits.updates_per_s / len(domain.gateways), self._record_again)
         self._new_mtu: Again[str] = Again(TOLD_MTU_PER_S, self._advertise_mtu)
         self._clocks: tuple[Clock, ...] = (
-            self._core.timers, self._core.exchanges, self._life, self._again, self._new_mtu,
+            self._core.timers, self._core.exchanges, self._life, self._again, self._records, self._new_mtu,
         )  # fmt: skip
         self._timer_actions = self._on_timer()
 
@@ -100,13 +106,16 @@ class Gateway:
         for peer, value in sorted(journal.get("sequence", {}).items()):
             self._core.exchanges.restore_sequence(IPv6Address(peer), int(value["reserved"]))
         for text, value in sorted(journal.get("resting", {}).items()):
-            self._core.pool.release(IPv6Network(text), value["until_wall_s"])
+            put_back = self._core.pool.keep if value.get("kept") else self._core.pool.release
+            put_back(IPv6Network(text), value["until_wall_s"], value.get("session", ""))
             rest_s = max(value["until_wall_s"] - now.wall_s, 0.0)
             self._core.timers.set(("rested", text), now.monotonic_s + rest_s)
         for key, value in sorted(journal.get("session", {}).items()):
             self._restore_session(key, value, now)
         if self.settings.domain.mobility:
             self._life.restore(journal, now)
+            # Within a binding's lifetime whoever serves a node refreshes what its anchors have granted.
+            self._core.forgetful_until_wall_s = self._life.began_wall_s + self.settings.domain.lifetimes.binding_s
         return self._core.take_outputs()
 
     def _restore_session(self, key: str, value: dict[str, Any], now: Instant) -> None:
@@ -153,12 +162,12 @@ class Gateway:
             self._message(event, now)
         elif isinstance(event, Installed):
             self._installed(event, now)
-        elif isinstance(event, MtuChanged):
-            self._mtu_changed(event, now)
+        elif isinstance(event, MtuChanged | LeaseLeft):
+            self._kernel_told(event, now)
         elif isinstance(event, UseTold):
             self._releasing.use_told(event.session, event.used, now)
-        elif isinstance(event, DirectoryAnswered):
-            self._serving.directory_answered(event, now)
+        elif isinstance(event, DirectoryAnswered | DirectoryMet):
+            self._directory_spoke(event, now)
         elif isinstance(event, MessageDropped):
             self.counters.heard(event.source, now)
             self.counters.of(event.source).drop(event.cause)
@@ -211,6 +220,7 @@ class Gateway:
             self._timer_actions[kind](key, now)
         self._life.due(now)
         self._again.due(now)
+        self._records.due(now)
         self._new_mtu.due(now)
         return self._core.take_outputs()
 
@@ -222,6 +232,7 @@ class Gateway:
             "refresh": serving.presence.refresh_due,
             "probe": serving.presence.probe,
             "glance": self._of_session(serving.clues.glance),
+            "gone": self._of_session(self._revoked.unanswered),
             "directory": serving.directory_silent,
             "redeclare": self._of_session(lambda session, now: serving.redeclare(session)),
             "advertise": self._of_session(serving.advertise),
@@ -264,6 +275,14 @@ class Gateway:
         elif newest and session is not None:
             self._serving.installed(session, event.error, now)
 
+    def _kernel_told(self, event: MtuChanged | LeaseLeft, now: Instant) -> None:
+        if isinstance(event, MtuChanged):
+            self._mtu_changed(event, now)
+        elif now.wall_s < self._core.forgetful_until_wall_s and self._core.pool.is_free(event.prefix):
+            # We have lost our journal, the kernel has not: whoever it forwards to has addresses of that prefix.
+            key = "" if event.mac is None else session_key(mn_id_of_mac(event.mac), event.mac)
+            self._core.keep(event.prefix, key, now)
+
     def _mtu_changed(self, event: MtuChanged, now: Instant) -> None:
         """Hosts on the interface are told of it, a little at a time."""
         core = self._core
@@ -281,6 +300,17 @@ class Gateway:
             return False
         self._serving.advertise(session, now)
         return True
+
+    def _directory_spoke(self, event: DirectoryAnswered | DirectoryMet, now: Instant) -> None:
+        if isinstance(event, DirectoryAnswered):
+            self._serving.directory_answered(event, now)
+            return
+        lost = self._serving.directory_met(event)
+        if lost:
+            self._records.start(RECORDS, lost, now)
+
+    def _record_again(self, cause: str, key: str, now: Instant) -> bool:
+        return self._serving.record_again(key, now)
 
     def _message(self, event: MessageReceived, now: Instant) -> None:
         message = self._core.admit(event, now)
@@ -304,6 +334,23 @@ class Gateway:
         else:
             self._core.unrecognized(event, now)
 
+    # An administrator
+
+    def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
+        """End the session of a mobile node (identifier or MAC address) that is here, or of one that holds a prefix.
+
+        Returns its identifier. For domains without a CMD, which would know of all: only the serving gateway can end a
+        session there (RFC 8885 section 3.5), and does as if the node had left. Its frames are let alone for a while.
+        """
+        here = [s for s in self.sessions.values() if s.phase is not Phase.AWAY]
+        if isinstance(named, IPv6Network):
+            ended = [session for session in here if named in session.prefixes()]
+        else:
+            ended = [session for session in here if named in (mn_id_text(session.mn_id), mac_text(session.mac))]
+        for session in ended:
+            self._serving.revoke(session, now)
+        return [mn_id_text(session.mn_id) for session in ended], self._core.take_outputs()
+
     # Peers
 
     def _is_bound(self, peer: IPv6Address) -> bool:
@@ -318,10 +365,11 @@ class Gateway:
     def _lost_state(self, peer: IPv6Address, now: Instant) -> None:
         """A CMD or LMA without its store is told of every host that is registered with it (decisions 26 and 32).
 
-        An anchor without its journal would not believe us: without a CMD, what it anchored ends (``direct.py``).
+        An anchor without its journal is told by the CMD; where there is none, by whoever serves what it anchored.
         """
-        told = [key for key, s in self.sessions.items() if s.phase is Phase.SERVING and peer == self._registrar(s)]
-        if peer == self.settings.domain.central:
+        central, served = self.settings.domain.central, (s for s in self.sessions.values() if s.phase is Phase.SERVING)
+        told = [s.key for s in served if peer == self._registrar(s) or (central is None and s.has_anchor(peer))]
+        if peer == central:
             for key in told:
                 # Should the host have left, nobody but us knows whom to tell that its session is over.
                 self.sessions[key].registered = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from anchord.wire.messages import Message
@@ -72,6 +72,17 @@ class Installed:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseLeft:
+    """An earlier process has left forwarding for ``prefix``, which is of our pool; told once, right after the start.
+
+    ``mac``: of the host that has it, if that is here.
+    """
+
+    prefix: IPv6Network
+    mac: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MtuChanged:
     """What hosts on an access interface are to be told from now on (bytes): what fits onto it and into any tunnel."""
 
@@ -101,6 +112,16 @@ class DirectoryAnswered:
     written: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DirectoryMet:
+    """A directory answers whose store began at ``began_wall_s`` (seconds since 1970, by the directory's clock).
+
+    Of another time than before: it has lost all that it held, or it is another directory.
+    """
+
+    began_wall_s: float
+
+
 Input = (
     MessageReceived
     | MessageDropped
@@ -108,7 +129,9 @@ Input = (
     | SegmentConflict
     | SegmentClear
     | Installed
+    | LeaseLeft
     | MtuChanged
     | UseTold
     | DirectoryAnswered
+    | DirectoryMet
 )

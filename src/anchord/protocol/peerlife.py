@@ -83,6 +83,11 @@ class PeerLife:
             # Not all at once, neither now nor later.
             self._timers.set(peer, now.monotonic_s + self._interval_s * number / len(peers))
 
+    @property
+    def began_wall_s(self) -> int:
+        """When the store began that this node has its sessions from (seconds since 1970, modulo 2^32)."""
+        return self._counter
+
     def heard(self, source: IPv6Address, message: Admitted, now: Instant) -> bool:
         """A message of a configured peer; False if it is none of ours."""
         if isinstance(message, BindingError):

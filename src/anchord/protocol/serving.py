@@ -13,16 +13,16 @@ from ipaddress import IPv6Address, IPv6Network
 
 from anchord.protocol.advertising import Advertising
 from anchord.protocol.budget import Budget
-from anchord.protocol.clues import LISTEN_S, Clues
+from anchord.protocol.clues import Clues
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.denying import deny
-from anchord.protocol.direct import AnchorKnown, Direct
+from anchord.protocol.direct import LISTEN_S, AnchorKnown, Direct
 from anchord.protocol.directory import DirectoryFinder
 from anchord.protocol.exchange import ticks_of
 from anchord.protocol.finder import Finder, Plain
 from anchord.protocol.groups import Anchor
 from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
-from anchord.protocol.inputs import DirectoryAnswered, HostSeen
+from anchord.protocol.inputs import DirectoryAnswered, DirectoryMet, HostSeen
 from anchord.protocol.mag import ByPolicy, Mag
 from anchord.protocol.outputs import Send
 from anchord.protocol.prefixes import PoolExhaustedError
@@ -58,7 +58,7 @@ class ServingRole:
         self._budget = Budget(core)
         self.presence = Presence(core, self._refresh, self._silent)
         self._direct = Direct(core, self._budget, self._found, self._doubt)
-        self.clues = Clues(core, self._direct, self._advertising)
+        self.clues = Clues(core, self._direct, self._advertising, self._directory_knew_nothing)
         self._registering: Registering | None = None
         self._directory: DirectoryFinder | None = None
         self._mag = Mag(core, self._advertising, self._serve)
@@ -90,6 +90,10 @@ class ServingRole:
         session = self._core.by_mac.get(seen.mac)
         if session is None:
             self._first_attachment(seen, now)
+            return
+        if session.said_gone and now.monotonic_s - seen.age_s < session.said_gone_s:
+            # It was waiting while we were told that the node has gone: it does not say that it has not.
+            self._core.counters.count("frame.before-departure")
             return
         session.heard_s = now.monotonic_s
         session.probes = 0
@@ -162,7 +166,10 @@ class ServingRole:
             return
         self._pool_exhausted = False
         router = core.face(key, mn_id, core.settings.me.name if self._domain.mobility else SHARED_FACE)
-        self._open(Session(key, mn_id, seen.mac, prefix, router), seen, now)
+        session = Session(key, mn_id, seen.mac, prefix, router)
+        # What it had of us and lost is not given back before it has rested, but the node is told so.
+        session.released = core.pool.resting_of(key, now.wall_s)
+        self._open(session, seen, now)
 
     def _open(self, session: Session, seen: HostSeen, now: Instant) -> None:
         self._core.open(session)
@@ -203,6 +210,7 @@ class ServingRole:
         session.timeline = {"seen": now.monotonic_s}
         session.registered = False
         session.asked, session.unsettled, session.confirmed_s = {}, {}, {}
+        session.hearsay, session.settled = {}, {}
         alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
         self._core.attach(session, interface, now, LISTEN_S if alone else 0.0)
         self.clues.begin(session, now)
@@ -260,6 +268,17 @@ class ServingRole:
         """The directory has spoken."""
         if self._directory is not None:
             self._directory.answered(answer, now)
+
+    def _directory_knew_nothing(self, session: Session) -> bool:
+        return self._directory is not None and self._directory.knew_nothing(session)
+
+    def directory_met(self, met: DirectoryMet) -> list[str]:
+        """There is a directory. Returns the sessions that it has to be told of again (``record_again``)."""
+        return [] if self._directory is None else self._directory.met(met.began_wall_s)
+
+    def record_again(self, key: str, now: Instant) -> bool:
+        """The directory has lost its store; False: the node is not here any more."""
+        return self._directory is not None and self._directory.record_again(key, now)
 
     def directory_silent(self, key: str, now: Instant) -> None:
         """The directory has not."""
@@ -336,7 +355,7 @@ class ServingRole:
 
     def _note_released(self, session: Session, now: Instant) -> None:
         """What the host has to forget it may go on using until its address runs out; those packets are answered."""
-        held = {session.prefix, *(prefix for anchor in session.anchors for prefix in anchor.prefixes)}
+        held = session.prefixes()
         until = now.wall_s + self._domain.lifetimes.valid_s
         released = {prefix: at for prefix, at in session.released.items() if at > now.wall_s}
         for anchor in session.withdrawn:
@@ -346,6 +365,15 @@ class ServingRole:
         if session.released:
             first_s = min(session.released.values()) - now.wall_s
             self._core.timers.set(("released", session.key), now.monotonic_s + max(first_s, 0.0))
+
+    def note_given_up(self, session: Session, prefixes: Collection[IPv6Network], now: Instant) -> None:
+        """The node may have addresses of ``prefixes``, which it lost before it came here."""
+        until = now.wall_s + self._domain.lifetimes.valid_s
+        room = 2 * self._domain.limits.anchors_per_host - len(session.released)
+        known = session.released
+        fresh = [prefix for prefix in prefixes if prefix not in known and not self._core.somebody_holds(prefix)]
+        session.released |= dict.fromkeys(fresh[: max(room, 0)], until)
+        self.forget_released(session, now)
 
     def forget_released(self, session: Session, now: Instant) -> None:
         """The host has forgotten an address of a prefix that was given up."""
@@ -371,14 +399,23 @@ class ServingRole:
         kept = [(anchor, tuple(p for p in anchor.prefixes if p not in prefixes)) for anchor in session.anchors]
         self._serve(session, tuple(replace(anchor, prefixes=left) for anchor, left in kept if left), now)
 
-    def revoked(self, session: Session, barred: bool, now: Instant) -> None:
-        """The session is over, because the CMD says so. ``barred``: its frames are not looked at for a while."""
+    def revoked(self, session: Session, now: Instant, barred: bool = False, moved: bool = False) -> None:
+        """The session is over here, because CMD or LMA say so. ``barred``: its frames are not looked at for a while.
+
+        ``moved``: the node is elsewhere, with routers that look the same; should it be here after all, it needs ours.
+        """
         place = None if session.interface is None else f"{session.interface}/{session.mac.hex()}"
-        if session.phase is Phase.SERVING:
+        if session.phase is Phase.SERVING and not moved:
             self._advertising.withdraw_all(session)
         self._core.close(session, now, heed=not barred)
         if barred and place is not None:
             self._core.timers.set(("heed", place), now.monotonic_s + self._domain.timing.refuse_s)
+
+    def revoke(self, session: Session, now: Instant) -> None:
+        """An administrator ends the session here, where nothing central could: its anchors hear that it is over."""
+        self._core.report("revoked", mn=mn_id_text(session.mn_id), prefixes=[str(p) for p in session.prefixes()])
+        self.revoked(session, now, barred=True)
+        self._finder.end(session, now)
 
     def installed(self, session: Session, error: str | None, now: Instant) -> None:
         """The kernel forwards for the node: now it may hear of its routers (RFC 5213 section 6.7)."""

@@ -22,6 +22,7 @@ from typing import Any
 from anchord.declared import HostState, LogicalRouter, PrefixEntry, Role
 from anchord.protocol.groups import Anchor, router_from_json, router_to_json
 from anchord.protocol.journal import address_text, prefix_text
+from anchord.wire.messages import BindingRevocationIndication
 from anchord.wire.options import MobileNodeIdentifier
 
 
@@ -64,6 +65,8 @@ class Session:
     link_local: IPv6Address | None = None  # the last of these that it has used
     own_address: IPv6Address | None = None  # the last of our own prefix that it has used
     asked: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # directly, since it came
+    hearsay: dict[IPv6Network, bool] = field(default_factory=dict)  # what it holds of others, as gateways have said
+    settled: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # what each has said of its own
     told_of_ours: tuple[IPv6Address, ...] = ()  # anchors that think, since it came, that it has our prefix
     unsettled: dict[IPv6Address, tuple[IPv6Network, ...]] = field(default_factory=dict)  # refused, to be asked again
     confirmed_s: dict[IPv6Address, float] = field(default_factory=dict)  # monotonic; last PBA of who was asked directly
@@ -75,6 +78,8 @@ class Session:
     verified_s: float = -1e9  # monotonic; when it was last found to be there, for a refresh
     probes: int = 0  # unanswered ones
     held: tuple[IPv6Address, ...] = ()  # who is told again that it is here as soon as it answers a probe
+    said_gone: dict[IPv6Address, BindingRevocationIndication] = field(default_factory=dict)  # by peer; not answered yet
+    said_gone_s: float = -1e9  # monotonic; when the first of these came
     ignored: bool = False  # its data is kept from us
     glances: int = 0  # so many more of its frames are looked at
     sends_to: bytes | None = None  # the MAC address that it has sent to last, as far as its frames were looked at
@@ -87,6 +92,15 @@ class Session:
     def is_fixed(self) -> bool:
         """Whether all its prefixes are anchored at one LMA, whose MAG we are (RFC 5213)."""
         return not self.prefix.prefixlen
+
+    def has_anchor(self, maar: IPv6Address) -> bool:
+        """Whether that gateway or LMA anchors something of the node, when it is served here."""
+        return any(anchor.maar == maar for anchor in self.anchors)
+
+    def prefixes(self) -> tuple[IPv6Network, ...]:
+        """Every prefix that it has here, its own first."""
+        own = () if self.is_fixed else (self.prefix,)
+        return (*own, *(prefix for anchor in self.anchors for prefix in anchor.prefixes))
 
     def note(self, address: IPv6Address) -> bool:
         """The node has used ``address``; False: as last time."""

@@ -13,7 +13,15 @@ from typing import Any
 from anchord.declared import HostState
 from anchord.protocol.central import Central
 from anchord.protocol.gateway import Gateway
-from anchord.protocol.inputs import DirectoryAnswered, HostSeen, Input, Installed, MessageReceived, UseTold
+from anchord.protocol.inputs import (
+    DirectoryAnswered,
+    DirectoryMet,
+    HostSeen,
+    Input,
+    Installed,
+    MessageReceived,
+    UseTold,
+)
 from anchord.protocol.outputs import (
     Advertise,
     AskUse,
@@ -29,12 +37,13 @@ from anchord.protocol.outputs import (
     Send,
 )
 from anchord.protocol.session import Phase
+from anchord.protocol.settings import Finding
 from anchord.simulator.air import Air
 from anchord.simulator.checks import Checks
 from anchord.simulator.forwarding import Core, Plane, upper
 from anchord.simulator.hosts import population
 from anchord.simulator.network import Links
-from anchord.simulator.process import Machine, Process
+from anchord.simulator.process import START_WALL_S, Machine, Process
 from anchord.simulator.scenario import CENTRAL, Scenario
 from anchord.simulator.trace import Trace
 from anchord.store.directory import Outcome
@@ -137,6 +146,7 @@ class World:
         if process.plane is not None:
             process.kernel_free_s = max(process.kernel_free_s, self.now_s) + 0.0005
             self.at(process.kernel_free_s, self._sweep, process, process.life)
+            self._meet_directory(process)
         self._wake_up(process)
 
     def kill(self, process: Process, keep_journal: bool) -> None:
@@ -293,7 +303,8 @@ class World:
         process.persist(output.table, output.key, output.value)
 
     def _new_directory(self) -> EmbeddedDirectory:
-        return EmbeddedDirectory(self.store, 1000, lambda call: call(), lambda: self.now_s, _store_failed)
+        now_wall_s = START_WALL_S + self.now_s
+        return EmbeddedDirectory(self.store, 1000, lambda call: call(), lambda: self.now_s, _store_failed, now_wall_s)
 
     def directory_away(self, keep_store: bool) -> None:
         """It is killed."""
@@ -304,6 +315,14 @@ class World:
     def directory_back(self) -> None:
         """It is started."""
         self.directory = self._new_directory()
+        for process in self.nodes.values():
+            self._meet_directory(process)
+
+    def _meet_directory(self, process: Process) -> None:
+        """A connection comes up, and the first thing said is how old the store is."""
+        if self.directory is not None and self.scenario.domain.finding is Finding.DIRECTORY:
+            met = DirectoryMet(self.directory.began_wall_s)
+            self._over_tcp((DIRECTORY, process.address), self._told, process, process.life, met)
 
     def _ask_directory(self, process: Process, output: DirectoryGet | DirectoryPut) -> None:
         self._over_tcp((process.address, DIRECTORY), self._asked, process, process.life, output)
@@ -332,7 +351,7 @@ class World:
         else:
             self.directory.compare_and_set(output.key, output.revision, output.value, told)
 
-    def _told(self, process: Process, life: int, answer: DirectoryAnswered) -> None:
+    def _told(self, process: Process, life: int, answer: DirectoryAnswered | DirectoryMet) -> None:
         if process.life == life:
             self.feed(process, answer)
 

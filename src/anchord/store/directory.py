@@ -52,6 +52,9 @@ class Directory(Protocol):
     They belong to the interface because a cluster has to offer them across its members, which cannot be added later.
     """
 
+    began_wall_s: float
+    """When the store began (seconds since 1970): another value than before means that all it held is lost."""
+
     def get(self, key: str, answer: Callable[[Outcome], None]) -> None:
         """What is held under ``key``."""
 

@@ -15,7 +15,7 @@ from itertools import islice
 from anchord.store.directory import CompactedError, Directory, Entry, Lease, Outcome, Value
 from anchord.store.interface import Change, Store, StoreError
 
-TABLE, COUNTER = "directory", "directory-revision"
+TABLE, COUNTER, BEGAN = "directory", "directory-revision", "directory-began"
 VALUE_BYTES = 4096  # 16 anchors take half of it
 KEY_BYTES = 600  # of ASCII: an identifier of 253 bytes and a link-layer address, in hexadecimal
 HISTORY = 10_000  # writes that a watch can catch up with
@@ -37,14 +37,20 @@ class EmbeddedDirectory(Directory):
         soon: Callable[[Callable[[], None]], object],
         clock: Callable[[], float],
         failed: Callable[[StoreError], None],
+        now_wall_s: float,
     ) -> None:
-        """Raises StoreError."""
+        """Raises StoreError. ``now_wall_s`` (seconds since 1970) is when a store begins that holds nothing yet."""
         self._store, self._limit, self._soon, self._clock, self._failed = store, limit, soon, clock, failed
         tables = store.load()
         held = [Entry(key, row["revision"], row["value"]) for key, row in tables.get(TABLE, {}).items()]
         self.entries = {entry.key: entry for entry in sorted(held, key=lambda entry: entry.revision)}
         counted = tables.get(COUNTER, {}).get(TABLE, {}).get("revision", 0)
         self.revision: int = max([counted, *(entry.revision for entry in held)])
+        began: float | None = tables.get(BEGAN, {}).get(TABLE, {}).get("wall_s")
+        if began is None:
+            began = now_wall_s
+            self._store.commit([(BEGAN, TABLE, {"wall_s": began})])
+        self.began_wall_s: float = began
         self._leases: dict[str, Lease] = {}
         self.counters: dict[str, int] = {}
         self._questions: list[Callable[[list[Change]], Callable[[], None]]] = []
