@@ -184,7 +184,7 @@ def test_row_111_what_waits_at_the_old_gateway_does_not_draw_hosts_back(updates_
     macs = [bytes([2, 0x55, 0, 0, 0, number]) for number in range(hosts)]
     for mac in macs:
         domain.host_at(1, mac, address=IPv6Address("fe80::1234"))
-    for mac in macs:
+    for mac in reversed(macs):  # whoever waits longest there is the first here
         domain.host_at(2, mac, address=IPv6Address("fe80::1234"))
     asked = len(domain.probes)
     moved: set[str] = set()
@@ -192,7 +192,7 @@ def test_row_111_what_waits_at_the_old_gateway_does_not_draw_hosts_back(updates_
         domain.pass_time(0.01)
         for at, probe in domain.probes[asked:]:
             if at == domain.address(2):  # where they are
-                domain.host_at(2, probe.mac, address=IPv6Address("fe80::1234"))
+                domain.host_at(2, probe.mac, address=IPv6Address("fe80::1234"), solicited=True)
         asked = len(domain.probes)
         for key, binding in domain.central.bindings.items():
             if binding.serving.maar == domain.address(2):

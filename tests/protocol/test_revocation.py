@@ -206,7 +206,7 @@ def test_row_148_a_node_that_is_said_to_have_moved_and_sends_on_is_kept_and_regi
     assert claim.first(HandoffIndicator) == HandoffIndicator(Handoff.UNKNOWN)
     domain.pass_time(1.0)
     assert answered(domain) == [132] and roles(domain, 2) == before and not gone(domain)
-    for _ in range(GLANCE_FRAMES):
+    for _ in range(GLANCE_FRAMES):  # it has come a moment ago
         domain.host_at(2, MAC)
     assert ("acc0", MAC) in domain.ignored[domain.address(2)], "its data is spared again"
 

@@ -8,19 +8,20 @@ gave it says so only to a gateway that asks for this node, so that a forged fram
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv6Address
 
 from anchord.protocol.advertising import Advertising
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.direct import Direct
-from anchord.protocol.directory import DirectoryFinder
 from anchord.protocol.identity import derive_router, mn_id_text
 from anchord.protocol.inputs import HostSeen
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Finding
 from anchord.protocol.timers import Instant
 
-# So soon after it came, and so many frames each time: it may use several addresses, and send seldom.
+# Where a CMD has answered, frames are looked at so soon after a node came, and so many each time: it may use several
+# addresses, and send seldom.
 GLANCES_S = (0.1, 1.0)
 GLANCE_FRAMES = 16
 
@@ -29,20 +30,21 @@ class Clues:
     """Anchors are asked, and routers withdrawn, by what a node shows."""
 
     def __init__(
-        self, core: GatewayCore, direct: Direct, advertising: Advertising, directory: DirectoryFinder | None
+        self, core: GatewayCore, direct: Direct, advertising: Advertising, knew_nothing: Callable[[Session], bool]
     ) -> None:
+        """``knew_nothing``: whether there is a directory, and it had no record of a node."""
         self._core = core
+        self._knew_nothing = knew_nothing
         self._domain = core.settings.domain
         self._direct = direct
         self._advertising = advertising
-        self._directory = directory
         central = self._domain.central is not None and self._domain.finding is Finding.CENTRAL
         self._by_cmd = self._domain.mobility and central
 
     def begin(self, session: Session, now: Instant) -> None:
         """The node has come."""
         session.sends_to = None
-        if self._by_cmd and not session.is_fixed:
+        if self._by_cmd and self._domain.mobility and not session.is_fixed:
             self._core.timers.set(("glance", session.key), now.monotonic_s + GLANCES_S[0])
 
     def glance(self, session: Session, now: Instant) -> None:
@@ -93,8 +95,6 @@ class Clues:
         """Whether the node may have anchors that nobody central has told us of, or will."""
         if not self._domain.mobility or session.is_fixed or session.phase is Phase.AWAY:
             return False
-        if self._domain.finding is Finding.ANCHOR_KNOWN:
-            return True
-        if self._directory is not None and self._directory.knew_nothing(session):
+        if self._domain.finding is Finding.ANCHOR_KNOWN or self._knew_nothing(session):
             return True
         return session.phase is Phase.SERVING and (self._by_cmd or not session.registered)

@@ -95,8 +95,8 @@ class Registering:
                 AnchoredPrefix(session.prefix),
                 *face_options(session.router, self._core.settings.me.local_networks),
             )
-            then, lifetime_s = now._replace(wall_s=now.wall_s - silent_s), self._domain.lifetimes.binding_s
-            message, ticks = proxy_update(self._core, session, Handoff.UNKNOWN, lifetime_s, own, more, then)
+            then_s, lifetime_s = now.wall_s - silent_s, self._domain.lifetimes.binding_s
+            message, ticks = proxy_update(self._core, session, Handoff.UNKNOWN, lifetime_s, own, more, now, then_s)
             self._core.emit(*self._core.exchanges.start(self._central, session.key, message, ticks, now, past=True))
 
     def end(self, session: Session, now: Instant) -> None:

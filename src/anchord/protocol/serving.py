@@ -58,11 +58,11 @@ class ServingRole:
         self._budget = Budget(core)
         self.presence = Presence(core, self._refresh, self._silent)
         self._direct = Direct(core, self._budget, self._found, self._doubt)
+        self.clues = Clues(core, self._direct, self._advertising, self._directory_knew_nothing)
         self._registering: Registering | None = None
         self._directory: DirectoryFinder | None = None
         self._mag = Mag(core, self._advertising, self._serve)
         self._finder: Finder = ByPolicy(self._mag, self._make_finder())
-        self.clues = Clues(core, self._direct, self._advertising, self._directory)
         self._attach_tokens = float(self._domain.limits.attach_burst)
         self._attach_filled_s = 0.0
         self._pool_exhausted = False
@@ -268,6 +268,9 @@ class ServingRole:
         """The directory has spoken."""
         if self._directory is not None:
             self._directory.answered(answer, now)
+
+    def _directory_knew_nothing(self, session: Session) -> bool:
+        return self._directory is not None and self._directory.knew_nothing(session)
 
     def directory_met(self, met: DirectoryMet) -> list[str]:
         """There is a directory. Returns the sessions that it has to be told of again (``record_again``)."""

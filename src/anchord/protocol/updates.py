@@ -41,9 +41,15 @@ def proxy_update(
     prefixes: Iterable[HomeNetworkPrefix],
     more: Iterable[Option],
     now: Instant,
+    then_s: float | None = None,
 ) -> tuple[BindingUpdate, int]:
-    """A PBU about ``session`` and its timestamp (0: none is in use); ``more`` follows the options of RFC 5213."""
-    ticks = max(ticks_of(now.wall_s), session.ticks + 1) if core.settings.domain.timestamps else 0
+    """A PBU about ``session`` and its timestamp (0: none is in use); ``more`` follows the options of RFC 5213.
+
+    ``then_s``: the time of day that it is about, if that is not now (seconds since 1970).
+    """
+    ticks = max(ticks_of(now.wall_s), session.ticks + 1) if then_s is None else ticks_of(then_s)
+    if not core.settings.domain.timestamps:
+        ticks = 0
     options: list[Option] = [session.mn_id, *prefixes]
     options += [HandoffIndicator(handoff), AccessTechnologyType(core.settings.access_technology)]
     if ticks:
