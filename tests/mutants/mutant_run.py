@@ -51,6 +51,8 @@ RUN_S = 120.0  # but not before this
 FIRST_RUN_S = 1200.0
 FIRST = 120  # tests that call the function in question and are run before all others
 CAUGHT_SHARE = 0.85
+# A fault may make memory grow without end; and nothing of it outlives this process.
+_CONFINED = ("prlimit", f"--as={4 << 30}", "setpriv", "--pdeathsig", "KILL")
 SIMULATION = ("-m", "anchord", "sim", "check", "--seeds", "60", "--first", "1")
 
 
@@ -98,7 +100,7 @@ class Tree:
     def run(self, *arguments: str, **more: str) -> tuple[int | None, str]:
         """Python with ``arguments``; the exit code (None: it took too long) and what it said."""
         process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=self.where, env=self.environment(**more), text=True,
+            [*_CONFINED, sys.executable, *arguments], cwd=self.where, env=self.environment(**more), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:

@@ -425,7 +425,7 @@ class ServingRole:
     def revoke(self, session: Session, now: Instant) -> None:
         """An administrator ends the session here, where nothing central could: its anchors hear that it is over."""
         self._core.report("revoked", mn=mn_id_text(session.mn_id), prefixes=[str(p) for p in session.prefixes()])
-        self.revoked(session, True, now)
+        self.revoked(session, now, barred=True)
         self._finder.end(session, now)
 
     def installed(self, session: Session, error: str | None, now: Instant) -> None:
