@@ -99,7 +99,7 @@ def test_a_download_that_began_at_a_gateway_without_its_cmd_lives_through_the_ne
 def test_row_15_hosts_that_leave_before_their_first_pbu_does_are_not_drawn_back(
     lab_of: Callable[[Topology], Domain],
 ) -> None:
-    hosts = {f"h{number}": "gw1" for number in range(10)}
+    hosts = {f"h{number}": "gw1" for number in range(7)}
     slow = dataclasses.replace(topology(2, hosts), domain={"limits": {"updates_per_s": 2}})
     domain = lab_of(slow)
     for host in hosts:
