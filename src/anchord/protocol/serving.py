@@ -379,8 +379,10 @@ class ServingRole:
         room = 2 * self._domain.limits.anchors_per_host - len(session.released)
         known = session.released
         fresh = [prefix for prefix in prefixes if prefix not in known and not self._core.somebody_holds(prefix)]
-        session.released |= dict.fromkeys(fresh[: max(room, 0)], until)
-        self.forget_released(session, now)
+        noted = dict.fromkeys(fresh[: max(room, 0)], until)
+        session.released |= noted
+        if noted:
+            self.forget_released(session, now)
 
     def forget_released(self, session: Session, now: Instant) -> None:
         """The host has forgotten an address of a prefix that was given up."""
