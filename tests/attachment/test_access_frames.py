@@ -131,6 +131,14 @@ def test_what_a_notice_says(wire: Wire) -> None:
     ]
 
 
+def test_a_notice_names_the_router_that_a_packet_was_sent_to(wire: Wire) -> None:
+    packet = LIFE["neighbour advertisement"][14:]
+    frames = [data_frame(HOST, to, 0x86DD, packet) for to in (OWN, bytes.fromhex("333300000001"))]
+    found = [notice.router for notice in wire.send(frames)[1] if isinstance(notice, Notice)]
+    assert found == [OWN, None]
+    assert [notice.router for notice in wire.send([data_frame(HOST, OWN)])[1] if isinstance(notice, Notice)] == [None]
+
+
 def test_a_solicitation_that_was_routed_is_none(wire: Wire) -> None:
     routed = bytearray(LIFE["router solicitation"])
     routed[14 + 7] = 254  # RFC 4861 section 6.1.1: the hop limit has to be 255
@@ -301,7 +309,7 @@ def test_an_interface_that_is_down_takes_and_gives_nothing(segment: str, wire: W
 
 
 def test_no_such_interface_is_said(segment: str) -> None:
-    with inside(segment), pytest.raises(OSError, match="acc9: No such device"):
+    with inside(segment), pytest.raises(OSError, match=r"^access interface acc9: No such device: .*correct access"):
         AccessInterface("acc9", b"secret", "gw1")
 
 

@@ -130,7 +130,7 @@ def test_all_errors_of_both_files_in_one_pass(files: Path) -> None:
     change(files, '"core0"', '"core0", "core0"')
     domain = files.parent / "domain.toml"
     change(domain, "000102030405060708090a0b0c0d0e0f", "short")
-    change(domain, "2001:db8:a2::/48", "2001:db8:a1:2::/64")
+    change(domain, "2001:db8:a2::/48", "2001:db8:a1:2::/63")
     with pytest.raises(ConfigError) as error:
         load_node(files)
     assert error.value.exit_code == 2
@@ -138,7 +138,7 @@ def test_all_errors_of_both_files_in_one_pass(files: Path) -> None:
         f"{files}: acess: unknown key, expected 'access'",
         f"{files}: core[1]: 'core0' is in core[0] already, expected each interface once",
         f"{domain}: secret: only 5 bytes long, expected at least 16 bytes: 32 hexadecimal digits, or that much text",
-        f"{domain}: gateways.gw2.pools[0]: 2001:db8:a1:2::/64 overlaps gateways.gw1.pools[0] (2001:db8:a1::/48), "
+        f"{domain}: gateways.gw2.pools[0]: 2001:db8:a1:2::/63 overlaps gateways.gw1.pools[0] (2001:db8:a1::/48), "
         "expected pools that share no address",
         f"{files}: access: is empty, expected at least one interface for a gateway",
     ]
@@ -157,13 +157,13 @@ def test_all_errors_of_both_files_in_one_pass(files: Path) -> None:
         ('name = "test"', "", ["name: missing, expected a name of 1 to 32 letters, digits, '-' and '_'"]),
         ("local_networks =", "local_network =", ["gateways.gw2.local_network: unknown key, expected 'local_networks'"]),
         (
-            "2001:db8:a2::/48", "2001:db8:a2::/65",
-            ["gateways.gw2.pools[0]: 2001:db8:a2::/65 is longer than /64, "
-             "expected a /64 or shorter: each mobile node gets a /64"],
+            "2001:db8:a2::/48", "2001:db8:a2::/64",
+            ["gateways.gw2.pools[0]: 2001:db8:a2::/64 has no room, "
+             "expected a prefix shorter than /64: each mobile node gets a /64 of it"],
         ),
         (
-            '"2001:db8:a2::/48"', '"2001:db8:a2::/48", "2001:db8:a2:7::/64"',
-            ["gateways.gw2.pools[1]: 2001:db8:a2:7::/64 overlaps gateways.gw2.pools[0] (2001:db8:a2::/48), "
+            '"2001:db8:a2::/48"', '"2001:db8:a2::/48", "2001:db8:a2:8::/63"',
+            ["gateways.gw2.pools[1]: 2001:db8:a2:8::/63 overlaps gateways.gw2.pools[0] (2001:db8:a2::/48), "
              "expected pools that share no address"],
         ),
         (
@@ -287,6 +287,10 @@ def test_a_fallback_just_long_enough_is_taken(files: Path) -> None:
             '"core0"', '"an-up0"',
             "core[0]: 'an-up0' is a name anchord gives to interfaces of its own, "
             "expected an interface name of 1 to 15 characters",
+        ),
+        *(
+            (name, '"lo"', f"{key}[0]: is 'lo', which leads nowhere, expected an interface with other nodes behind it")
+            for key, name in (("access", '"acc0"'), ("core", '"core0"'))
         ),
         ("02-00-00-00-00-0A", "02:00", "ignore[0]: is '02:00', expected a MAC address such as '02:00:00:00:00:01'"),
         (
@@ -437,6 +441,10 @@ def test_an_lma_is_a_node_with_core_interfaces_and_peers_of_its_own(tmp_path: Pa
         ('lma = "home"', 'lma = "away"', "policy[0].lma: 'away' is no LMA of the domain, expected home"),
         ('"any"]', '"02-00-00-00-00-01"]', "policy[0].hosts[1]: '02-00-00-00-00-01' is in policy[0].hosts[0] already"),
         ("mags =", 'operators = ["a"]\nmags =', "lmas.home.operators[0]: is 'a', expected gateways with an operator"),
+        ('pools = ["2001:db8:b1::/48"]', "", "policy[0].lma: 'home' has no pools for these hosts, expected lmas.home"),
+        ('pools = ["2001:db8:b1::/48"]', "pools = []", "policy[0].lma: 'home' has no pools for these hosts, expected "),
+        ("2001:db8:b1::/48", "2001:db8:b1::/64", "lmas.home.pools[0]: 2001:db8:b1::/64 has no room, expected a prefix"),
+        ("mags =", 'stands_for = ["2001:db8:a8::/64"]\nmags =', "lmas.home.stands_for[0]: 2001:db8:a8::/64 has no"),
         ("mags =", 'stands_for = ["2001:db8:a2::/47"]\nmags =', "lmas.home.stands_for[0]: "),
     ],
     ids=lambda value: str(value)[:20],
@@ -448,6 +456,19 @@ def test_what_is_wrong_with_an_lma(tmp_path: Path, old: str, new: str, error: st
     with pytest.raises(ConfigError) as caught:
         load_domain(path)
     assert any(line.removeprefix(f"{path}: ").startswith(error) for line in caught.value.errors), caught.value.errors
+
+
+def test_gateways_of_several_operators_need_an_lma_between_them(tmp_path: Path) -> None:
+    of_a, of_b = ("operator = 'a'\npools = ['2001:db8:a1::/48']", "operator = 'b'\npools = ['2001:db8:a2::/48']")
+    one = DOMAIN.replace('pools = ["2001:db8:a1::/48"]', of_a)
+    both = one.replace('pools = ["2001:db8:a2::/48"]', of_b)
+    path = tmp_path / "domain.toml"
+    for text, what in ((one, "is missing"), (both, "is 'b'"), (both + LMA, "is 'b'")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=f"gateways.gw2.operator: {what}, expected that of gw1, or an LMA betw"):
+            load_domain(path)
+    path.write_text(both + LMA.replace("mags", 'operators = ["a", "b"]\nmags'))
+    assert load_domain(path).lmas["home"].operators == ("a", "b")
 
 
 def test_an_lma_between_operators_has_the_address_of_their_central_database(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -122,6 +123,21 @@ def test_a_feature_that_does_not_do_what_it_should_fails() -> None:
     )
     assert features.attempt(Probe("x", stuck, "mend it"), scratch).result is Result.FAIL
     assert features.attempt(Probe("x", broken, "", optional=True), scratch).result is Result.OK
+
+
+def test_flush_beside_a_running_gateway_is_refused_unless_forced(make_domain: MakeDomain) -> None:
+    plane = Plane(make_domain(1), 1).start()
+    try:
+        command = ["ip", "netns", "exec", plane.namespace.name, sys.executable, "-m", "anchord", "flush"]
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (
+            refused.returncode == 1 and f"(pid {os.getpid()}): stop it first, or flush with --force" in refused.stderr
+        )
+        assert plane.namespace.run("ip -6 rule").count("lookup") > 5
+        forced = subprocess.run([*command, "--force"], capture_output=True, text=True, check=True)
+        assert "13 rules" in forced.stdout
+    finally:
+        plane.forwarding.stop()
 
 
 def test_flush_says_what_it_removed(make_domain: MakeDomain) -> None:

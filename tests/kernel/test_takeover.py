@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 import threading
@@ -396,6 +397,24 @@ def test_start_says_what_is_wrong_and_what_to_do(make_domain: MakeDomain, comman
         plane.start()
     assert says in str(caught.value)
     assert caught.value.mend
+
+
+def test_a_second_gateway_in_a_namespace_ends_with_nothing_changed(pair: Pair) -> None:
+    first, second = pair.planes[1], Plane(pair.domain, 1)
+    first.settle()
+
+    def installed() -> list[str]:
+        return [first.namespace.run(f"ip -6 {what}") for what in ("route show table all", "rule")]
+
+    before = installed()
+    with pytest.raises(KernelError, match=rf"^another anchord gateway .*\(pid {os.getpid()}\): stop it first"):
+        second.start()
+    second.forwarding.stop()
+    assert installed() == before
+    assert reaches(pair.host, pair.address)
+    first.forwarding.stop()
+    second.start()
+    second.forwarding.stop()
 
 
 def test_a_changed_configuration_replaces_the_old_rules(pair: Pair) -> None:

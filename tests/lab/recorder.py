@@ -145,10 +145,14 @@ def _listening(namespace: str) -> socket.socket:
 def _read(opened: socket.socket, record: Recorded) -> None:
     at_port = {namespaces.core_port(node.name): node.name for node in record.topology.daemon_nodes()}
     at_port |= {link.port: link.gateway for link in record.topology.links()}
+    # A test may play a MAG where the topology has a correspondent.
+    at_far_port = {namespaces.core_port(name): name for name in record.topology.correspondents}
     host_ports = {namespaces.host_port(host) for host in record.topology.hosts}
     for interface, time_ns, frame in _frames(opened):
         if interface in host_ports:
             record.hosts.add(frame[6:12])
+        elif interface in at_far_port and frame[12:14] == b"\x86\xdd" and frame[20] == 135:
+            record.by_hand.append(Said(at_far_port[interface], time_ns, frame))
         elif interface in at_port and frame[12:14] == b"\x86\xdd":
             record.routers.setdefault(at_port[interface], set()).add(frame[6:12])
             if frame[20] not in (58, 135):

@@ -83,6 +83,7 @@ class Facts:
     MAC address that of each gateway: gateways of two operators make two."""
     lmas: frozenset[IPv6Address]
     hosts: frozenset[bytes]
+    """Their MAC addresses; and by whatever name a test that speaks in a daemon's place calls a node."""
     routers: Mapping[str, Set[bytes]]
     lifetimes: Mapping[str, int]
 
@@ -91,6 +92,7 @@ class Facts:
         """From the topology, and from what stood on the hosts' own frames."""
         topology = record.topology
         macs = {bytes.fromhex(host.mac.replace(":", "")) for host in topology.hosts.values() if host.mac}
+        played = [option for _, message in messages_of(record.by_hand) for option in _names(message)]
         local = {
             gateway.address: {*gateway.local_networks, *(node.network for node in topology.behind(gateway.name))}
             for gateway in topology.gateways.values()
@@ -101,7 +103,7 @@ class Facts:
             {address: frozenset(networks) for address, networks in local.items()},
             frozenset(pool for lma in topology.lmas.values() for pool in lma.pools),
             frozenset(lma.address for lma in topology.lmas.values()),
-            frozenset(macs | record.hosts),
+            frozenset(macs | record.hosts | {option.identifier for option in played}),
             record.routers,
             {**_DEFAULTS, **topology.domain.get("lifetimes", {})},
         )
@@ -114,6 +116,12 @@ class Facts:
         """Whether one of these anchors gives out ``prefix``."""
         pools = [pool for anchor in anchors for pool in self.pools[anchor]]
         return prefix.prefixlen == 64 and any(prefix.subnet_of(pool) for pool in pools)
+
+
+def _names(message: Message) -> Iterator[MobileNodeIdentifier | MobileNodeLinkLayerIdentifier]:
+    if not isinstance(message, UnknownMessage):
+        yield from message.all(MobileNodeIdentifier)
+        yield from message.all(MobileNodeLinkLayerIdentifier)
 
 
 def _pools(topology: Topology, anchor: Gateway | Lma) -> Iterable[IPv6Network]:
@@ -151,7 +159,7 @@ def _wrong_option(facts: Facts, said: Said, message: Message, option: Any) -> It
         case MobileNodeIdentifier(MnIdSubtype.EUI48, mac) | MobileNodeLinkLayerIdentifier(mac):
             if not facts.is_host(mac, said.node):
                 yield f"no host has {mac.hex(':')}"
-        case MobileNodeIdentifier(subtype, name):
+        case MobileNodeIdentifier(subtype, name) if name not in facts.hosts:
             yield f"subtype {subtype} for {name!r}: every host of the labs is known by its MAC address"
         case HomeNetworkPrefix(prefix) | AnchoredPrefix(prefix):
             if prefix != ALL_ZERO_PREFIX and not facts.is_anchored(prefix, facts.pools):

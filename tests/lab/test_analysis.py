@@ -11,6 +11,7 @@ from captured import GW1, GW2, ROUTER1_MAC, ROUTER2_MAC, Captures
 
 from anchord.lab import bench, bench_modes
 from anchord.lab.analysis import Analysis, analyse
+from anchord.lab.held_to import Held, held_to
 from anchord.lab.probes import Way
 from anchord.lab.sightings import CaptureFileError
 from anchord.lab.topology import Mode
@@ -163,7 +164,7 @@ def test_the_rows_of_the_benchmark(tmp_path: Path) -> None:
 
 def test_the_rows_of_a_mode(tmp_path: Path) -> None:
     directory = captured.direct_handover().write(tmp_path / "captures")
-    rows = {row.name: row for row in bench_modes.from_captures(directory, "anchor-known")}
+    rows = {row.name: row for row in bench_modes.from_captures(directory, ["anchor-known"])}
     assert list(rows) == [
         f"handover.anchor-known.{quantity}"
         for quantity in (
@@ -175,20 +176,54 @@ def test_the_rows_of_a_mode(tmp_path: Path) -> None:
     assert rows["handover.anchor-known.pba"].p50 == 1.0
 
 
+def test_the_rows_of_several_modes_of_one_run(tmp_path: Path) -> None:
+    for number in (1, 2):
+        captured.handover().write(tmp_path / f"proxy-{number}")
+        captured.direct_handover().write(tmp_path / f"anchor-known-{number}")
+    rows = bench_modes.from_captures(tmp_path, ["proxy", "anchor-known"])
+    down = [row for row in rows if row.name.endswith("old_flow_down")]
+    assert [(row.name, row.n) for row in down] == [
+        ("handover.proxy.old_flow_down", 2), ("handover.anchor-known.old_flow_down", 2),
+    ]  # fmt: skip
+    with pytest.raises(CaptureFileError, match="no captures"):
+        bench_modes.from_captures(tmp_path, ["proxy", "relay"])
+
+
+def rows_of(mode: Mode, down_ms: float, up_ms: float, suffix: str = "") -> list[bench.Row]:
+    return [
+        bench.row(f"handover.{mode}.old_flow_down{suffix}", "ms", [down_ms]),
+        bench.row(f"handover.{mode}.old_flow_up{suffix}", "ms", [up_ms]),
+        bench.row(f"handover.{mode}.ra_new{suffix}", "ms", [99.0]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "above_ms"), [("relay", 2.0), ("locator", 2.0), ("directory", 2.0), ("anchor-known", 0.0)]
+)
+def test_modes_are_held_to_the_proxy_of_the_same_run(mode: Mode, above_ms: float) -> None:
+    proxy, name = rows_of("proxy", 2.5, 50.0), f"handover.{mode}.old_flow_down"
+    for down_ms, verdict in ((2.5 + above_ms, "ok"), (2.51 + above_ms, "exceeded")):
+        held = held_to([*rows_of(mode, down_ms, 50.0), *proxy])
+        assert set(held) == {name, "handover.proxy.old_flow_down"}
+        assert held[name].verdict == verdict and f"({2.5 + above_ms:.2f})" in held[name].text
+        assert held["handover.proxy.old_flow_down"] == Held("p50 <= 3, p95 <= 10", "ok")
+    assert held_to(rows_of(mode, 1.0, 1.0))[name].verdict is None, "without a proxy there is nothing to compare with"
+
+
 @pytest.mark.parametrize(
     ("mode", "down_ms", "up_ms"),
     [("proxy", 22, 20), ("relay", 40, 40), ("locator", 22, 22), ("directory", 24, 24), ("anchor-known", 4, 4)],
 )
-def test_the_formula_of_each_mode_with_delays(mode: Mode, down_ms: int, up_ms: int) -> None:
+def test_with_delays_a_mode_is_held_to_its_formula_and_itself(mode: Mode, down_ms: int, up_ms: int) -> None:
     """a = b = 10 ms, c = 2 ms; a packet that goes up takes 3 ms more to the correspondent."""
-    rows = [
-        bench.row(f"handover.{mode}.old_flow_down", "ms", [down_ms + 2.5]),
-        bench.row(f"handover.{mode}.old_flow_up", "ms", [up_ms + 3 + 1.25]),
-    ]
-    _, head, down, up = bench_modes.compared(mode, rows)
-    assert "a = 10 ms, b = 10 ms, c = 2 ms" in head
-    assert f"formula {down_ms} ms" in down and "(+2.50)" in down
-    assert f"formula {up_ms} ms and 3 ms" in up and "(+1.25)" in up
+    assert "a = 10 ms, b = 10 ms, c = 2 ms" in bench_modes.LEGEND
+    plain = rows_of(mode, 2.5, 1.25)
+    for beyond_ms, verdict in ((-0.01, "below"), (0, "ok"), (1, "ok"), (1.01, "exceeded")):
+        more = beyond_ms if beyond_ms <= 0 else beyond_ms + 1.25
+        delayed = rows_of(mode, down_ms + more + (1.25 if more > 0 else 0), up_ms + 3 + more, ".delays")
+        held = held_to([*plain, *delayed])
+        assert held[f"handover.{mode}.old_flow_down.delays"] == Held(f"p50 {down_ms} to {down_ms + 3.5:.2f}", verdict)
+        assert held[f"handover.{mode}.old_flow_up.delays"] == Held(f"p50 {up_ms + 3} to {up_ms + 5.25:.2f}", verdict)
 
 
 @pytest.mark.parametrize("mode", get_args(Mode))

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterator
 from ipaddress import IPv6Network
+from pathlib import Path
 
 import pytest
 from lab_scenes import (
@@ -186,6 +187,8 @@ def test_flush_removes_everything_and_the_next_start_brings_it_back(lab: Domain)
     assert ours(lab, "gw3")
     before = peer(lab, "gw3", "central")["messages_out"]
     assert before > 0
+    refused = lab.exec("gw3", [ANCHORD, "flush"])
+    assert refused.returncode == 1 and f"(pid {pid_of(lab, 'gw3')})" in refused.stderr
     lab.kill("gw3")
     done = lab.exec("gw3", [ANCHORD, "flush"])
     assert done.returncode == 0, done.stderr
@@ -197,6 +200,26 @@ def test_flush_removes_everything_and_the_next_start_brings_it_back(lab: Domain)
     old = next(state.address for state in lab.host_addresses("mn1") if state.deprecated)
     ping(lab, "cn1", correspondent(lab), old)
     assert ours(lab, "gw3")
+
+
+def pid_of(domain: Domain, node: str) -> int:
+    return next(int(row["pid"]) for row in domain.ps() if row["node"] == node)
+
+
+def test_a_second_daemon_in_the_namespace_of_another_sweeps_nothing(lab: Domain, tmp_path: Path) -> None:
+    """Another state directory, so another store, and another control socket: only the forwarding is the same."""
+    ping(lab, "mn1", usable_address(lab, "mn1", "gw3"), correspondent(lab))
+    before = sorted(str(rule) for rule in ip(lab, "gw3", "rule"))
+    second = tmp_path / "gw3.toml"
+    lines = (lab.directory / "gw3.toml").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith(("state", "run", "domain"))]
+    moved = [f'domain = "{lab.directory}/domain.toml"', f'state = "{tmp_path}/state"', f'run = "{tmp_path}/run"']
+    second.write_text("\n".join([*kept, *moved]))
+    done = lab.exec("gw3", [ANCHORD, "gateway", "--config", str(second)])
+    assert done.returncode == 1
+    assert f"another anchord gateway runs in this network namespace (pid {pid_of(lab, 'gw3')})" in done.stderr
+    assert sorted(str(rule) for rule in ip(lab, "gw3", "rule")) == before
+    ping(lab, "mn1", usable_address(lab, "mn1", "gw3"), correspondent(lab))
 
 
 def ours(domain: Domain, node: str) -> list[str]:

@@ -16,6 +16,7 @@ from lab_scenes import correspondent, datagram_socket, drained, frames_at, ping,
 from anchord.lab import bench_modes, delays
 from anchord.lab.delays import Direction
 from anchord.lab.domain import Domain
+from anchord.lab.held_to import held_to
 from anchord.lab.links import Links
 from anchord.lab.namespaces import inside
 from anchord.lab.topology import Topology
@@ -181,8 +182,12 @@ def test_a_link_that_is_full_drops_and_counts(
 
 def test_the_benchmark_of_the_proxy_mode_with_delays() -> None:
     """No handover can be faster than its messages."""
-    rows = {row.name: row for row in bench_modes.run("proxy", 2, None, lambda _: None, delays=True, silent=True)}
-    assert rows["handover.proxy.old_flow_down"].n == 2
-    assert rows["handover.proxy.old_flow_down"].p50 > 22
-    assert rows["handover.proxy.old_flow_up"].p50 > 23
-    assert rows["handover.proxy.pba"].p50 > 20
+    rows = {row.name: row for row in bench_modes.run(["proxy"], 2, None, lambda _: None, delays=True, silent=True)}
+    assert rows["handover.proxy.old_flow_down.delays"].n == rows["handover.proxy.old_flow_down"].n == 2
+    assert rows["handover.proxy.old_flow_down.delays"].p50 > 22 > rows["handover.proxy.old_flow_down"].p50
+    assert rows["handover.proxy.old_flow_up.delays"].p50 > 23
+    assert rows["handover.proxy.pba.delays"].p50 > 20
+    held = held_to(list(rows.values()))
+    assert {name for name, each in held.items() if each.verdict} == {
+        "handover.proxy.old_flow_down", "handover.proxy.old_flow_down.delays", "handover.proxy.old_flow_up.delays",
+    }  # fmt: skip

@@ -214,5 +214,26 @@ def test_a_table_from_earlier_captures(tmp_path: Path) -> None:
     said = CliRunner().invoke(bench_verb, ["handover", "--from-pcap", str(directory), "--json", str(out)])
     assert said.exit_code == 0, said.output
     rows = json.loads(out.read_text())
-    assert [set(row) for row in rows] == [{"name", "unit", "n", "p50", "p95", "max"}] * len(rows)
-    assert "handover.old_flow_down  ms       1  3.72  3.72  3.72  p50 <= 3, p95 <= 10" in said.output
+    keys = {"name", "unit", "n", "p50", "p95", "max", "held_to", "verdict"}
+    assert [set(row) for row in rows] == [keys] * len(rows)
+    assert "handover.old_flow_down  ms       1  3.72  3.72  3.72  p50 <= 3, p95 <= 10  exceeded" in said.output
+    assert (rows[0]["held_to"], rows[0]["verdict"]) == ("p50 <= 3, p95 <= 10", "exceeded")
+    assert (rows[1]["held_to"], rows[1]["verdict"]) == (None, None)
+
+
+def test_one_table_of_all_modes_from_earlier_captures(tmp_path: Path) -> None:
+    modes = ("proxy", "relay", "locator", "directory", "anchor-known")
+    for mode in modes:
+        captured.handover().write(tmp_path / f"{mode}-1")
+        captured.handover().write(tmp_path / f"{mode}-delays-1")
+    out = tmp_path / "rows.json"
+    arguments = ["handover", "--mode", "all", "--delays", "--from-pcap", str(tmp_path), "--json", str(out)]
+    said = CliRunner().invoke(bench_verb, arguments)
+    assert said.exit_code == 0, "what was exceeded is in the table only"
+    rows = {row["name"]: row for row in json.loads(out.read_text())}
+    verdicts = {name: row["verdict"] for name, row in rows.items() if name.endswith("old_flow_down")}
+    assert verdicts == {f"handover.{mode}.old_flow_down": "exceeded" if mode == "proxy" else "ok" for mode in modes}
+    assert rows["handover.relay.old_flow_down.delays"]["verdict"] == "below"
+    assert "p50 <= proxy + 2 (5.72)  ok" in said.output and "a = 10 ms" in said.output
+    two = CliRunner().invoke(bench_verb, [*arguments[:1], "--mode", "relay", "--mode", "proxy", *arguments[4:]])
+    assert two.exit_code == 0 and len(json.loads(out.read_text())) == 18

@@ -1,13 +1,21 @@
-"""The Local Mobility Anchor with real daemons and the real kernel: plain PMIPv6, and between operators."""
+"""The Local Mobility Anchor with real daemons and the real kernel: plain PMIPv6, and between operators.
+
+Others' MAGs and LMAs are played (``strangers.py``).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import time
+from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import IPv6Address, IPv6Network
+from typing import Any
 
 import pytest
 from lab_scenes import (
+    ANCHORD,
     Flow,
     address_of,
     binding,
@@ -22,12 +30,37 @@ from lab_scenes import (
     topology,
     wait_for,
 )
+from strangers import (
+    D_OF_ACK,
+    D_OF_UPDATE,
+    NOBODY,
+    P_OF_ACK,
+    PROXY_A_H,
+    Stranger,
+    about_node,
+    acknowledgement,
+    answers,
+    body,
+    echo,
+    echo_reply,
+    identity,
+    is_indication,
+    is_update,
+    named,
+    option,
+    prefix_body,
+    revocation,
+    revoked,
+    tunnelled,
+    update,
+)
 
 from anchord.lab.domain import Domain
-from anchord.lab.topology import Topology, numbered_lma
+from anchord.lab.topology import Correspondent, Topology, numbered_lma
 from anchord.lab.traffic import Endpoint
 
 MAC = "02:00:00:00:00:01"
+LMA, GW1, GW2 = "2001:db8:e1::1", "2001:db8:f1::1", "2001:db8:f2::1"
 OWNERS = {"gw1": "a", "gw2": "a", "gw3": "b", "gw4": "c"}  # c has no agreement
 
 
@@ -247,3 +280,221 @@ def test_row_57_an_operator_without_an_agreement_is_refused(lab_name: str) -> No
         assert binding(domain, "gw4", "mn1") is None
         bound = binding(domain, "home", "mn1")
         assert bound is not None and bound["serving"] == str(domain.topology.gateways["gw1"].address)
+
+
+def test_two_mags_hear_a_host_at_once_and_it_stays_where_it_is(lab_name: str) -> None:
+    """Somebody sends one frame with the host's MAC address on another link; the host itself sends on."""
+    with Domain.up(mags(), lab_name) as domain:
+        domain.wait_served("mn1", "gw1", 10)
+        address = usable(domain, "mn1", domain.topology.lmas["home"].pools[0])
+        usable(domain, "mn2", domain.topology.gateways["gw1"].pools[0])
+        move(domain, "mn1", "gw2")
+        wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 has forgotten it")
+        before = routers(domain, "mn1")
+        forged = b"\xff" * 6 + domain.host_mac("mn1") + b"\x00\x06" + bytes((0, 1, 0xAF, 0x81, 1, 0))
+        with frames_at(domain, "mn2", "eth0") as wire, Flow(domain, "mn1", address) as flow:
+            assert flow.down is not None
+            begin = flow.down.sent
+            wire.send(forged)
+            refused = wait_for(lambda: peer(domain, "gw2", "home")["dropped"], "gw2 objects")
+            flow.wait_alive()
+            wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 has forgotten it again")
+            lost = flow.lost()
+        assert refused == {"revocation-refused.132": 1}
+        assert not lost["up"] and len([number for number in lost["down"] if number >= begin]) < 500
+        assert routers(domain, "mn1") == before
+        bound = binding(domain, "home", "mn1")
+        assert bound is not None and bound["serving"] == GW2
+
+
+def test_row_148_a_session_that_is_revoked_right_after_a_handover_ends_at_both_mags(lab_name: str) -> None:
+    with Domain.up(mags(), lab_name) as domain:
+        domain.wait_served("mn1", "gw1", 10)
+        move(domain, "mn1", "gw2")
+        done = domain.exec("home", [ANCHORD, "revoke", MAC, "--socket", str(domain.control("home"))])
+        assert (done.returncode, done.stdout) == (0, f"revoked: {MAC}\n"), done.stderr
+        for node in ("home", "gw1", "gw2"):
+            wait_for(lambda node=node: binding(domain, node, "mn1") is None, f"{node} has no session of it", 5)
+        assert not local_routes(domain, "gw1")
+
+
+# MAGs of somebody else
+
+ALICE, BOB, CAROL = b"alice@example.org", b"bob@example.org", b"carol@example.org"
+ONE, OTHER = bytes.fromhex("02000000000a"), bytes.fromhex("02000000000b")
+NEW, INTERFACES, GATEWAYS, UNKNOWN, UNCHANGED = range(1, 6)  # handoff indicators, RFC 5213 section 8.4
+ANY = "::/0"
+MAGS = ("mag1", "mag2")
+
+
+class Mag(Stranger):
+    """A MAG that knows nothing of RFC 8885."""
+
+    _sequence = 100
+
+    def ask(
+        self, node: bytes, handoff: int, interface: bytes | None, prefix: str = ANY, lifetime_s: int = 300,
+        distributed: bool = False,
+    ) -> Any:  # fmt: skip
+        """What the LMA answers to a PBU."""
+        self._sequence += 1
+        options = about_node(named(node, interface), prefix, handoff=handoff)
+        question = update(self._sequence, lifetime_s, options, distributed)
+        self.say(LMA, question)
+        answer = self.hear(LMA, answers(question))
+        assert answer.flags == P_OF_ACK and answer.res2 == (D_OF_ACK if distributed else 0)
+        return answer
+
+    def register(self, node: bytes, handoff: int, interface: bytes | None, prefix: str = ANY, **more: Any) -> str:
+        """The prefix that the LMA assigns."""
+        answer = self.ask(node, handoff, interface, prefix, **more)
+        assert answer.status == 0
+        (assigned,) = body(answer, 22)
+        return str(IPv6Network((assigned[2:], assigned[1])))
+
+
+@pytest.fixture(scope="module")
+def others() -> Iterator[tuple[Domain, Mag, Mag]]:
+    """An LMA of ours, and two MAGs that its domain file names; there is a gateway, but it has no host."""
+    lab = f"anct-{os.getpid()}-mags"
+    plain = topology(1, {}, finder="anchor-known", central=None)
+    played = {name: Correspondent(name, IPv6Address(f"2001:db8:d{number}::1")) for number, name in enumerate(MAGS, 1)}
+    made = dataclasses.replace(
+        plain,
+        correspondents={**plain.correspondents, **played},
+        lmas={"home": numbered_lma("home", 1)},
+        domain={
+            "lmas": {"home": {"mags": [str(node.address) for node in played.values()]}},
+            "pmip": {"min_delay_before_bce_delete_ms": 1000, "max_delay_before_new_bce_assign_ms": 500},
+        },
+    )
+    with (
+        Domain.up(made, lab, owner_pid=os.getpid()) as domain,
+        closing(Mag(domain, "mag1")) as one,
+        closing(Mag(domain, "mag2")) as other,
+    ):
+        yield domain, one, other
+
+
+def sessions(domain: Domain) -> list[str]:
+    return [row["prefix"] for row in show(domain, "home", "bindings")]
+
+
+def test_rows_65_68_69_74_86_and_148_a_node_of_others_mags_is_given_a_prefix_and_keeps_it(
+    others: tuple[Domain, Mag, Mag],
+) -> None:
+    domain, mag1, mag2 = others
+    prefix = mag1.register(ALICE, NEW, ONE)
+    pool = domain.topology.lmas["home"].pools[0]
+    assert IPv6Network(prefix).prefixlen == 64 and IPv6Network(prefix).subnet_of(pool)
+    host, far = str(IPv6Network(prefix)[1]), correspondent(domain)
+    for mag, former in ((mag1, None), (mag2, mag1)):
+        if former is not None:
+            assert mag.register(ALICE, GATEWAYS, ONE) == prefix
+            told = former.hear(LMA, is_indication)
+            assert told.msg[1] == 4  # Inter-MAG Handover - Unknown
+            former.say(LMA, revoked(told))
+        mag.say(LMA, echo(host, far))  # through the tunnel, and its answer comes back through it
+        tunnelled(mag.tunnel, far, host)
+    # Section 5.3.5 (1): it is not mag1's to end. Nothing is answered.
+    mag1.say(LMA, update(900, 0, about_node(named(ALICE, ONE), prefix), distributed=False))
+    assert mag2.register(ALICE, UNCHANGED, ONE, prefix) == prefix
+    row = peer(domain, "home", str(domain.topology.correspondents["mag1"].address))
+    assert row["dropped"] == {"deregistration-not-serving": 1}
+
+
+def test_rows_76_to_78_what_handoff_indicators_mean(others: tuple[Domain, Mag, Mag]) -> None:
+    _, mag1, mag2 = others
+    first = mag1.register(BOB, NEW, ONE)
+    assert mag1.register(BOB, INTERFACES, OTHER) == first  # its only session goes on with another interface
+    assert mag2.register(BOB, GATEWAYS, OTHER) == first
+    assert mag2.register(BOB, UNCHANGED, OTHER, first) == first
+    second = mag2.register(BOB, NEW, ONE)
+    assert second != first  # each interface a session of its own
+    assert mag1.ask(BOB, GATEWAYS, OTHER, second).status == 155  # nor does one have what is another's
+    assert mag1.ask(CAROL, UNKNOWN, ONE, second).status == 155
+
+
+def test_rows_78_and_122_whether_a_node_has_moved_its_old_mag_says_in_time_or_not_at_all(
+    others: tuple[Domain, Mag, Mag],
+) -> None:
+    _, mag1, mag2 = others
+    first = mag1.register(CAROL, NEW, ONE)
+    begin = time.monotonic()
+    second = mag2.register(CAROL, UNKNOWN, OTHER)
+    assert second != first and time.monotonic() - begin >= 0.5  # MaxDelayBeforeNewBCEAssign
+    for mag, interface, prefix in ((mag1, ONE, first), (mag2, OTHER, second)):
+        assert mag.ask(CAROL, UNKNOWN, interface, prefix, lifetime_s=0).status == 0
+
+
+def test_rows_70_and_71_a_session_outlives_its_end_for_a_moment(others: tuple[Domain, Mag, Mag]) -> None:
+    domain, mag1, mag2 = others
+    node = b"dave@example.org"
+    prefix = mag1.register(node, NEW, ONE)
+    assert mag1.ask(node, UNKNOWN, ONE, prefix, lifetime_s=0).status == 0
+    assert mag2.register(node, UNKNOWN, ONE) == prefix  # within MinDelayBeforeBCEDelete
+    assert mag2.ask(node, UNKNOWN, ONE, prefix, lifetime_s=0).status == 0
+    assert prefix in sessions(domain)
+    wait_for(lambda: prefix not in sessions(domain), "it is deleted", 3)
+    assert mag1.register(node, NEW, ONE) != prefix  # which rests
+
+
+def test_row_33_a_mag_that_sets_d_is_refused(others: tuple[Domain, Mag, Mag]) -> None:
+    domain, mag1, _ = others
+    before = sessions(domain)
+    assert mag1.ask(b"erin@example.org", NEW, ONE, distributed=True).status == 129
+    assert sessions(domain) == before
+
+
+# An LMA of somebody else
+
+
+def test_rows_91_92_93_96_104_105_and_148_gateways_are_mags_of_an_lma_of_somebody_else(lab_name: str) -> None:
+    plain = mags()
+    strange = dataclasses.replace(plain.lmas["home"], program=NOBODY)
+    given, router = "2001:db8:b1:77::/64", IPv6Address("fe80::77")
+
+    def answered(lma: Stranger, mag: str, prefix: str, handoff: int = UNKNOWN) -> None:
+        """The MAG registers mn1, as it has to, and is told yes."""
+        asked = lma.hear(mag, lambda message: is_update(message) and prefix_body(prefix) in body(message, 22))
+        assert (int(asked.flags), asked.reserved & D_OF_UPDATE) == (PROXY_A_H, 0)
+        assert body(asked, 23) == [bytes((0, handoff))] and not {65, 66, 67, 68, 69, 70} & set(kinds(asked))
+        (stamp,) = body(asked, 27)
+        who = identity(bytes.fromhex(MAC.replace(":", "")))
+        options = [
+            *about_node(who, given, int.from_bytes(stamp, "big") / 65536, handoff),
+            option(26, (8, 6), router.packed),
+        ]
+        lma.say(mag, acknowledgement(asked.seq, 300, options, distributed=False))
+
+    with (
+        Domain.up(dataclasses.replace(plain, lmas={"home": strange}), lab_name) as domain,
+        closing(Stranger(domain, "home")) as lma,
+    ):
+        who = [*identity(domain.host_mac("mn1")), option(22, (8, 4), prefix_body(given))]
+        answered(lma, GW1, ANY)
+        address = usable(domain, "mn1", IPv6Network(given))
+        assert list(routers(domain, "mn1")) == [str(router)]
+        far = correspondent(domain)
+        for gateway in (GW1, GW2):
+            if gateway == GW2:
+                domain.move("mn1", "gw2")
+                answered(lma, GW2, ANY)
+                domain.wait_served("mn1", "gw2", 10)
+                lma.say(GW1, revocation(1, 4, who))
+                assert lma.hear(GW1, lambda message: message.mhtype == 16).msg[1] == 0  # it asked the host, in vain
+                assert binding(domain, "gw1", "mn1") is None
+            asking = domain.popen("mn1", ["ping", "-c1", "-W5", "-I", address, far])
+            lma.say(gateway, echo_reply(tunnelled(lma.tunnel, address, far)))
+            assert asking.wait(10) == 0
+        # A mistake: the host has not moved. It says so, and is registered again with what it has.
+        lma.say(GW2, revocation(2, 4, who))
+        assert lma.hear(GW2, lambda message: message.mhtype == 16).msg[1] == 132
+        answered(lma, GW2, given)
+        lma.say(GW2, revocation(3, 1, who))
+        assert lma.hear(GW2, lambda message: message.mhtype == 16).msg[1] == 0
+        wait_for(lambda: not routers(domain, "mn1"), "the host has no router any more")
+
+
+def kinds(message: Any) -> list[int]:
+    return [each.otype for each in message.options]

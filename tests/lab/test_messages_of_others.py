@@ -1,128 +1,43 @@
 """Real daemons and messages that scapy has built: a central database and gateways of somebody else would be understood.
 
-In each lab one node runs nothing and the test speaks in its place. scapy lays out the header, aligns the options and
-computes the checksum; the kernel of the other side verifies that. Answers are read by scapy and pypcapkit.
+In each lab one node runs nothing and the test speaks in its place (``strangers.py``).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import socket
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import IPv6Address, IPv6Network
-from typing import Any
 
 import pytest
-from eyes_pcapkit import pcapkit_reads
-from lab_scenes import BY_HAND, PATIENCE_S, binding, ip, show, topology, usable_address, wait_for
+from lab_scenes import PATIENCE_S, binding, ip, show, topology, usable_address, wait_for
+from strangers import (
+    D_OF_ACK,
+    D_OF_UPDATE,
+    NOBODY,
+    P_OF_ACK,
+    PROXY_A_H,
+    Stranger,
+    about,
+    acknowledgement,
+    answers,
+    body,
+    heartbeat,
+    is_update,
+    option,
+    prefix_body,
+    update,
+)
 
 from anchord.lab.domain import Domain
-from anchord.lab.namespaces import inside
 from anchord.lab.topology import Central
-from anchord.wire import header
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from scapy.layers import inet6 as scapy
 
 LAB = f"anct-{os.getpid()}-others"
-MOBILITY = 135
-NOBODY = ("sleep", "infinity")
 CMD, GW1, GW2 = "2001:db8:fc::1", "2001:db8:f1::1", "2001:db8:f2::1"
 STRANGER = b"\x02\x5c\xa9\x00\x00\x01"
-PROXY_A_H = 0b1100001  # P, H and A as scapy numbers the seven flags that it knows of a Binding Update
-D_OF_UPDATE, P_OF_ACK, D_OF_ACK = 0x10, 1, 0x2  # RFC 8885 sections 4.1 and 4.2: reserved bits to scapy
-
-
-def option(kind: int, alignment: tuple[int, int], body: bytes) -> Any:
-    """An option that scapy does not know, at the place that its RFC asks for."""
-    layout = type(f"Option{kind}", (scapy.MIP6OptUnknown,), {"x": alignment[0], "y": alignment[1]})
-    return layout(otype=kind, odata=body)
-
-
-def prefix_body(prefix: str) -> bytes:
-    network = IPv6Network(prefix)
-    return bytes((0, network.prefixlen)) + network.network_address.packed
-
-
-def identity(mac: bytes) -> list[Any]:
-    """Mobile node identifier, EUI-48 (RFC 8371), and link-layer identifier (RFC 5213 section 8.6)."""
-    return [scapy.MIP6OptMNID(subtype=5, id=mac), option(25, (4, 0), bytes(2) + mac)]
-
-
-def about(mac: bytes, prefix: str, now: float | None = None) -> list[Any]:
-    """What every proxy message says of its node (RFC 5213 sections 6.9.1.1 and 5.3.6)."""
-    ticks = int((time.time() if now is None else now) * 65536)
-    return [
-        *identity(mac),
-        option(22, (8, 4), prefix_body(prefix)),
-        option(23, (1, 0), b"\0\x04"),
-        option(24, (1, 0), b"\0\x03"),
-        option(27, (8, 2), ticks.to_bytes(8, "big")),
-    ]
-
-
-def update(sequence: int, lifetime_s: int, options: list[Any]) -> Any:
-    return scapy.MIP6MH_BU(
-        seq=sequence, flags=PROXY_A_H, reserved=D_OF_UPDATE, mhtime=lifetime_s // 4, res=0, options=options
-    )
-
-
-def acknowledgement(sequence: int, lifetime_s: int, options: list[Any]) -> Any:
-    return scapy.MIP6MH_BA(
-        status=0, seq=sequence, flags="P", res2=D_OF_ACK, mhtime=lifetime_s // 4, res=0,
-        options=options,
-    )  # fmt: skip
-
-
-class Stranger:
-    """A node that another implementation runs on."""
-
-    def __init__(self, domain: Domain, node: str) -> None:
-        self._address = str(domain.topology.on_core()[node].ip)
-        with inside(domain.namespace(node)):
-            self._out = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)
-            self._in = socket.socket(socket.AF_INET6, socket.SOCK_RAW, MOBILITY)
-        self._in.bind((self._address, 0))
-
-    def close(self) -> None:
-        self._out.close()
-        self._in.close()
-
-    def say(self, to: str, message: Any) -> None:
-        """Send what scapy makes of it, checksum and all."""
-        self._out.sendto(bytes(scapy.IPv6(src=self._address, dst=to, tc=BY_HAND) / message), (to, 0))
-
-    def hear(self, source: str, wanted: Callable[[Any], bool]) -> Any:
-        """The next message from ``source`` that is ``wanted``, as scapy reads it."""
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            self._in.settimeout(max(deadline - time.monotonic(), 0.001))
-            data, (sender, *_) = self._in.recvfrom(2048)
-            if sender != source:
-                continue
-            pcapkit_reads(data, header.decode(data))
-            packet = bytes(scapy.IPv6(src=sender, dst=self._address, nh=MOBILITY, plen=len(data))) + data
-            message = scapy.IPv6(packet).payload
-            if wanted(message):
-                return message
-
-
-def body(message: Any, kind: int) -> list[bytes]:
-    """The contents of every option of that type."""
-    return [each.odata for each in message.options if each.fields.get("otype") == kind]
-
-
-def answers(question: Any) -> Callable[[Any], bool]:
-    return lambda message: message.mhtype == 6 and message.seq == question.seq
-
-
-def is_update(message: Any) -> bool:
-    return bool(message.mhtype == 5)
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +94,7 @@ def test_rows_3_7_10_and_18_a_central_database_serves_a_gateway_of_somebody_else
 
 def test_rows_144_and_146_a_heartbeat_of_somebody_else_is_answered(gateway: tuple[Domain, Stranger]) -> None:
     _, stranger = gateway
-    # RFC 5847 section 3.3: Reserved and flags, Sequence Number; then PadN.
-    content = bytes(2) + (4711).to_bytes(4, "big") + bytes((1, 2, 0, 0))
-    stranger.say(CMD, scapy.MIP6MH_Generic(mhtype=13, res=0, msg=content, len=1))
+    stranger.say(CMD, heartbeat(4711))
     answer = stranger.hear(CMD, lambda message: message.mhtype == 13 and message.msg[2:6] == (4711).to_bytes(4, "big"))
     assert answer.msg[:2] == b"\0\x01"  # R
     assert answer.msg[6:10] == bytes((1, 0, 28, 4))  # PadN up to 4n+2, Restart Counter (section 3.4)

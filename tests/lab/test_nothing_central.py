@@ -12,6 +12,7 @@ from ipaddress import IPv6Network
 
 import pytest
 from lab_scenes import (
+    ANCHORD,
     Flow,
     address_of,
     binding,
@@ -105,6 +106,7 @@ def test_a_domain_without_anything_central_keeps_every_address_of_a_roaming_host
             assert preferred == {current}
         assert current == first
         assert anchors(domain, "gw1", "mn1") == gateway_addresses(domain, "gw2", "gw3", "gw4")
+    end_session(domain, "mn1", "gw1")
 
 
 @pytest.mark.parametrize("finder", ["anchor-known", "directory"])
@@ -163,3 +165,13 @@ def test_row_1_51_without_its_journal_a_gateway_asks_its_kernel_whose_its_prefix
         assert binding(domain, "gw1", "late") is None
     finally:
         domain.kill("gw2", signal.SIGCONT)
+
+
+def end_session(domain: Domain, host: str, serving: str) -> None:
+    """As its administrator would, at the only gateway that can."""
+    name = domain.host_mac(host).hex(":")
+    for node in ("gw2", serving):
+        done = domain.exec(node, [ANCHORD, "revoke", name, "--socket", str(domain.control(node))])
+        assert (done.returncode, done.stdout) == ((0, f"revoked: {name}\n") if node == serving else (1, ""))
+    nodes = domain.topology.daemons()
+    wait_for(lambda: not any(binding(domain, node, host) for node in nodes), "no session anywhere")

@@ -9,9 +9,10 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
-from lab_scenes import correspondent, datagram_socket, move, show, topology, usable_address, wait_for
+from lab_scenes import MODES, correspondent, datagram_socket, move, show, topology, usable_address, wait_for
 
 from anchord.lab.domain import Domain
 from anchord.lab.namespaces import core_port
@@ -36,6 +37,21 @@ def lab() -> Iterator[Domain]:
         Domain.take_down(LAB)
 
 
+@pytest.fixture(scope="module")
+def labs(lab: Domain) -> Iterator[dict[str, Domain]]:
+    """A domain for each mode, with one host. All at once: hosts take seconds for an address."""
+    found = {"proxy": lab}
+    names = {mode: f"{LAB}-{mode}" for mode in MODES if mode not in found}
+    try:
+        for mode, name in names.items():
+            settings: dict[str, Any] = MODES[mode]
+            found[mode] = Domain.up(topology(3, {"udp": "gw1"}, **settings), name, owner_pid=os.getpid())
+        yield found
+    finally:
+        for name in names.values():
+            Domain.take_down(name)
+
+
 def arrivals(receiver: socket.socket, expected: int, within_s: float = 2.0) -> int:
     """How many datagrams come in, until they are all there or none has come for a while."""
     found, deadline = 0, time.monotonic() + within_s
@@ -45,7 +61,11 @@ def arrivals(receiver: socket.socket, expected: int, within_s: float = 2.0) -> i
     return found
 
 
-def test_a_sender_of_full_size_datagrams_loses_at_most_the_first_in_each_direction(lab: Domain) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_a_sender_of_full_size_datagrams_loses_at_most_the_first_in_each_direction(
+    labs: dict[str, Domain], mode: str
+) -> None:
+    lab = labs[mode]
     address = usable_address(lab, "udp", "gw1")
     with datagram_socket(lab, "udp", address) as host, datagram_socket(lab, "cn1", correspondent(lab)) as other:
         for gateway in ("gw1", "gw2", "gw3"):

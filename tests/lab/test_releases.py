@@ -24,6 +24,7 @@ from lab_scenes import (
     topology,
     usable_address,
     wait_for,
+    with_node,
 )
 
 from anchord.lab.domain import Domain
@@ -32,6 +33,7 @@ from anchord.lab.topology import SWITCH, Topology
 
 LAB = f"anct-{os.getpid()}-release"
 IDLE_S = 3
+AT_ONCE_S = 1.0
 LIFETIMES = {"valid_s": 40, "preferred_s": 30, "router_s": 40, "advertise_every_s": 10}
 
 
@@ -131,7 +133,7 @@ def is_told(domain: Domain, source: str) -> bool:
 def test_decision_20_the_end_of_a_session_reaches_an_anchor_that_was_unreachable_for_a_while(
     lab_of: Callable[[Topology], Domain],
 ) -> None:
-    """Decision 20: the CMD says so again and again. (Decision 19, the dead-man timer, is for a CMD that cannot.)"""
+    """Decision 20: the CMD says so again and again. Decision 19, the dead-man timer, is for a CMD that cannot."""
     brief = {"lifetimes": {**LIFETIMES, "binding_s": 12}, "timers": {"probe_after_s": 1}}
     brief["pmip"] = {"min_delay_before_bce_delete_ms": 100}
     domain = lab_of(dataclasses.replace(topology(2, {"mn1": "gw1"}), domain=brief))
@@ -150,6 +152,30 @@ def test_decision_20_the_end_of_a_session_reaches_an_anchor_that_was_unreachable
     wait_for(lambda: not tunnelled(domain, "gw1", prefix), "gw1 has no tunnel for it any more")
 
 
+@pytest.mark.long
+@pytest.mark.timeout(150)
+def test_decision_19_an_anchor_that_nobody_reaches_any_more_ends_by_its_dead_man_timer(
+    lab_of: Callable[[Topology], Domain],
+) -> None:
+    brief = {"lifetimes": {**LIFETIMES, "valid_s": 30, "preferred_s": 20, "binding_s": 12}}
+    brief |= {"timers": {"probe_after_s": 1}, "pmip": {"min_delay_before_bce_delete_ms": 100}}
+    domain = lab_of(dataclasses.replace(topology(2, {"mn1": "gw1"}), domain=brief))
+    prefix = IPv6Network((usable_address(domain, "mn1", "gw1"), 64), strict=False)
+    move(domain, "mn1", "gw2")
+    usable_address(domain, "mn1", "gw2")
+    alone = domain.topology.gateways["gw1"].address
+    chain = ["type filter hook forward priority 0;", f"ip6 saddr {alone} drop", f"ip6 daddr {alone} drop"]
+    done = domain.exec("core", ["nft", "\n".join(["table ip6 cut {", "chain forward {", *chain, "}", "}"])])
+    assert done.returncode == 0, done.stderr
+    with Links(domain.namespace(SWITCH)) as links:
+        links.set_up(links.get(domain.port("mn1")), up=False)
+    wait_for(lambda: binding(domain, "cmd", "mn1") is None, "the session ends", 30)
+    assert tunnelled(domain, "gw1", prefix), "gw1 cannot know"
+    wait_for(lambda: binding(domain, "gw1", "mn1") is None, "gw1 ends by itself", 45)
+    wait_for(lambda: not tunnelled(domain, "gw1", prefix), "gw1 has no tunnel for it any more")
+    wait_for(lambda: not show(domain, "gw1", "prefixes"), "the prefix is free again", 45)
+
+
 def test_a_host_with_six_anchors_moves_and_every_address_lives(lab_of: Callable[[Topology], Domain]) -> None:
     domain = lab_of(topology(7, {"mn1": "gw1"}))
     addresses = []
@@ -164,11 +190,15 @@ def test_a_host_with_six_anchors_moves_and_every_address_lives(lab_of: Callable[
     assert len(routers(domain, "mn1")) == 7
 
 
+@pytest.mark.parametrize("mode", ["proxy", "anchor-known"])
 def test_ten_gateways_in_two_minutes_and_always_an_address_that_works(
-    lab_of: Callable[[Topology], Domain],
+    lab_of: Callable[[Topology], Domain], mode: str
 ) -> None:
     """The budget of seven prefixes: a host with temporary addresses has no room for a ninth."""
-    plain = topology(10, {"mn1": "gw1"})
+    plain = topology(10, {"mn1": "gw1"}, **MODES[mode])
+    others = {name: [other for other in plain.gateways if other != name][:8] for name in plain.gateways}
+    gateways = {name: with_node(gateway, neighbours=others[name]) for name, gateway in plain.gateways.items()}
+    plain = dataclasses.replace(plain, gateways=gateways)
     host = dataclasses.replace(plain.hosts["mn1"], sysctls={"use_tempaddr": 2})
     domain = lab_of(dataclasses.replace(plain, hosts={"mn1": host}))
     usable_address(domain, "mn1", "gw1")
@@ -183,6 +213,9 @@ def test_ten_gateways_in_two_minutes_and_always_an_address_that_works(
             done = domain.exec("mn1", ["ping", "-c1", "-W1", correspondent(domain)])
             return bool(preferred) and done.returncode == 0
 
-        wait_for(reachable, f"at {gateway} a preferred address works")
+        wait_for(reachable, f"at {gateway} a preferred address works", AT_ONCE_S)
+        # And goes on working: once it has lost a packet, a host asks for its routers and uses one that answers.
+        steady = domain.exec("mn1", ["ping", "-c10", "-i0.1", "-W1", correspondent(domain)])
+        assert " 0% packet loss" in steady.stdout, f"at {gateway}: {steady.stdout}"
         held = {state.prefix for state in domain.host_addresses("mn1") if state.valid_s}
         assert len(held) <= 7, f"at {gateway} the host holds {len(held)} prefixes"

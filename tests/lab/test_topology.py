@@ -71,7 +71,7 @@ def test_every_error_is_reported_in_one_pass(tmp_path: Path) -> None:
         pools = ["2001:db8:a::/48"]
         access = ["a", "a"]
         [gateways.gw2]
-        pools = ["2001:db8:a:1::/64", "2001:db8:b::/65"]
+        pools = ["2001:db8:a:2::/63", "2001:db8:b::/64"]
         address = "2001:db8:a::1"
         [gateways.GW3]
         [hosts.mn1]
@@ -129,6 +129,59 @@ def test_errors_of_the_daemons_tables_are_reported_where_they_stand(tmp_path: Pa
         ]
     )  # fmt: skip
     assert all("expected" in error for error in found)
+
+
+def test_errors_of_a_node_beside_its_domain_are_reported_with_the_others(tmp_path: Path) -> None:
+    found = errors_of(
+        tmp_path,
+        """
+        finder = "anchor-known"
+        [gateways.gw1]
+        node = { neighbours = ["gw1"], access = ["lo"] }
+        [gateways.gw2]
+        node = { neighbours = ["gw3"], store = "memory", denied = ["mn@x"] }
+        [lmas.home]
+        pools = []
+        node = { ignore = ["02:00:00:00:00:01"] }
+        [[domain.policy]]
+        hosts = ["any"]
+        lma = "home"
+        """,
+    )
+    assert sorted(error.partition(": ")[0] for error in found) == [
+        "domain.policy[0].lma", "gateways.gw1.node.access[0]", "gateways.gw1.node.neighbours[0]",
+        "gateways.gw2.node.denied", "gateways.gw2.node.neighbours[0]", "gateways.gw2.node.store",
+        "lmas.home.node.ignore",
+    ]  # fmt: skip
+
+
+def test_gateways_of_two_operators_without_an_lma_between_them(tmp_path: Path) -> None:
+    (error,) = errors_of(tmp_path, "[gateways.gw1]\noperator = 'a'\n[gateways.gw2]\noperator = 'b'\n")
+    assert error == (
+        "gateways.gw2.operator: is 'b', expected that of gw1, or an LMA between them: "
+        "[lmas.NAME] with operators = ['a', 'b']"
+    )
+
+
+def test_core_links_are_wide_enough_for_tunnels(tmp_path: Path) -> None:
+    expected = "core_mtu: is 1319, tunnels take 40 bytes and IPv6 needs 1280: expected 1320 or more; 1540 carries "
+    (error,) = errors_of(tmp_path, "core_mtu = 1319\n[gateways.gw1]\n")
+    assert error.startswith(expected)
+    assert load(tmp_path, "core_mtu = 1320\n[gateways.gw1]\n").core_mtu == 1320
+    with pytest.raises(TopologyError, match=expected):
+        replace(Topology.default(), core_mtu=1319).checked()
+
+
+@pytest.mark.parametrize(("name", "first", "last"), [("g1", 2, 9), ("g6", 2, 10), ("g12", 4, 11)])
+def test_of_many_gateways_those_next_to_a_gateway_are_its_neighbours(
+    tmp_path: Path, name: str, first: int, last: int
+) -> None:
+    tables = "".join(f"[gateways.g{number}]\n" for number in range(1, 13))
+    topology = load(tmp_path, f"finder = 'anchor-known'\n{tables}")
+    config_files.write(tmp_path, topology)
+    node = load_node(config_files.node_file(tmp_path, name))
+    assert node.neighbours == tuple(f"g{number}" for number in range(first, last + 1) if f"g{number}" != name)
+    assert len(node.neighbours) == 8
 
 
 def test_delays_are_of_core_links(tmp_path: Path) -> None:

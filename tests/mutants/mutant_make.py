@@ -80,6 +80,14 @@ def function_line_at(source: str, line: int) -> int:
     return max((first for f in functions if (first := _first_line(f)) <= line <= (f.end_lineno or 0)), default=0)
 
 
+def text_around(source: str, line: int) -> str:
+    """The innermost function around a line of a file, as it is written; the whole file where there is none."""
+    first = function_line_at(source, line)
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    ends = [f.end_lineno for f in functions if _first_line(f) == first]
+    return "\n".join(source.splitlines()[first - 1 : ends[0]]) if first and ends else source
+
+
 def _first_line(function: ast.FunctionDef) -> int:
     return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
 

@@ -3,11 +3,12 @@
     make mutants                                              all deliberate faults, 200 at random
     make mutants ARGS="--random 60 --seed 1 --jobs 2"
     make mutants ARGS="--only skip-the-timestamp-check"       faults whose name begins so, of either kind
+    make mutants ARGS="--state /tmp/mutants"                  go on where an interrupted run has stopped
 
 The deliberate faults are in ``deliberate.toml``; those at random are small slips in protocol/ and wire/
 (mutant_make.py). Each is put into a copy of the tree, alone, and everything that may notice it is run there, quickest
 first: the tests of protocol/ and wire/ that call the function in question, then all others of theirs with the fuzzer's
-share, then the simulation. A run that takes RUN_S counts as noticed: whatever hangs is seen.
+share, then the simulation. A run that takes HANGS times as long as all tests take without a fault counts as noticed.
 
 Nobody noticed: that is a survivor. Each has a reason in ``survivors.toml``, why it makes no difference or none that is
 worth a test. The exit code is 1 if a deliberate fault survives, or a random one without a reason, or if fewer than
@@ -38,15 +39,20 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))
 
-from mutant_make import Mutant, chosen, function_line_at  # noqa: E402
+from mutant_make import Mutant, chosen, function_line_at, text_around  # noqa: E402
+from mutant_state import State  # noqa: E402
 
 AREAS = ("protocol", "wire")
 TESTS = ("tests/protocol", "tests/wire", "tests/golden", "tests/fuzz")
 COPIED = ("src", "tests", "pyproject.toml", "README.md", "docs", "examples", "scripts", "Makefile")
 DECODERS = ("test_other_decoders", "test_pcapkit", "test_kernel_checksum")  # slow to load, and so not among the first
-RUN_S = 120.0  # the slowest of these runs takes a fifth of it
+HANGS = 5  # after so many times as long as without a fault a run is given up
+RUN_S = 120.0  # but not before this
+FIRST_RUN_S = 1200.0
 FIRST = 120  # tests that call the function in question and are run before all others
 CAUGHT_SHARE = 0.85
+# A fault may make memory grow without end; and nothing of it outlives this process.
+_CONFINED = ("prlimit", f"--as={4 << 30}", "setpriv", "--pdeathsig", "KILL")
 SIMULATION = ("-m", "anchord", "sim", "check", "--seeds", "60", "--first", "1")
 
 
@@ -59,6 +65,7 @@ class Fault:
     contents: bytes
     what: str
     place: str  # the function it is in, as ``file:line``
+    text: str  # and what that function says with the fault
     deliberate: bool
 
 
@@ -77,6 +84,7 @@ class Tree:
 
     def __init__(self, where: Path) -> None:
         self.where = where
+        self.limit_s = FIRST_RUN_S
         for name in COPIED:
             source = ROOT / name
             if source.is_dir():
@@ -92,11 +100,11 @@ class Tree:
     def run(self, *arguments: str, **more: str) -> tuple[int | None, str]:
         """Python with ``arguments``; the exit code (None: it took too long) and what it said."""
         process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=self.where, env=self.environment(**more), text=True,
+            [*_CONFINED, sys.executable, *arguments], cwd=self.where, env=self.environment(**more), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            said, _ = process.communicate(timeout=RUN_S)
+            said, _ = process.communicate(timeout=self.limit_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
@@ -127,7 +135,9 @@ class Suite:
         if not said.strip().startswith(str(tree.where)):
             raise SystemExit(f"the copy in {tree.where} is not what is tested: {said}")
         print("without a fault: ", end="", flush=True)
+        began = time.monotonic()
         code, said = tree.tests(list(TESTS), MUTANT_RECORD=str(record))
+        self.limit_s = max(RUN_S, HANGS * (time.monotonic() - began))
         if code != 0:
             raise SystemExit(f"the tests fail without any fault:\n{said[-3000:]}")
         self.called = json.loads(record.read_text())
@@ -136,8 +146,8 @@ class Suite:
         self.simulated = tree.run(*SIMULATION[:-4], "--help")[0] == 0 and tree.run(*SIMULATION)[0] == 0
         print(f"the simulation is {'asked as well' if self.simulated else 'left out: not there, or failing by itself'}")
 
-    def order(self, fault: Fault) -> tuple[list[str], list[str]]:
-        """The tests to begin with, and all."""
+    def first(self, fault: Fault) -> list[str]:
+        """The tests to begin with: those that call the function with the fault, the quickest before the others."""
         concerned = [
             (said["seconds"], test)
             for test, said in self.called.items()
@@ -145,13 +155,14 @@ class Suite:
             and not any(name in test for name in DECODERS)
             and "tests/fuzz" not in test
         ]
-        return [test for _, test in sorted(concerned)[:FIRST]], list(TESTS)
+        return [test for _, test in sorted(concerned)[:FIRST]]
 
     def judge(self, tree: Tree, fault: Fault) -> Verdict:
         """Who notices it?"""
         began = time.monotonic()
         whole = (tree.where / "src" / "anchord" / fault.file).read_bytes()
         tree.put(fault.file, fault.contents)
+        tree.limit_s = self.limit_s
         try:
             by, which = self._noticed(tree, fault)
         finally:
@@ -159,16 +170,18 @@ class Suite:
         return Verdict(fault, by, which, time.monotonic() - began)
 
     def _noticed(self, tree: Tree, fault: Fault) -> tuple[str | None, str]:
-        first, everything = self.order(fault)
+        first = self.first(fault)
+        everything = list(TESTS)
         for selected in (first, everything):
             if selected:
                 code, said = tree.tests(selected, PYTHONDONTWRITEBYTECODE="1")
                 if code is None:
-                    return "time", f"a run of the tests did not end within {RUN_S:.0f} s"
+                    return "time", f"a run of the tests did not end within {tree.limit_s:.0f} s"
                 if code == pytest.ExitCode.USAGE_ERROR and selected is first:
                     continue  # a parameter in a test's name comes from what the fault has changed: nobody has tested
                 if code != 0:
                     return _who(said)
+                everything += [f"--deselect={test}" for test in first]
         if self.simulated:
             code, said = tree.run(*SIMULATION, PYTHONDONTWRITEBYTECODE="1")
             if code != 0:
@@ -205,7 +218,8 @@ def deliberate() -> list[Fault]:
         compile(contents, str(path), "exec")
         at = source[: source.index(entry["old"])].count("\n") + 1
         place = f"{entry['file']}:{function_line_at(source, at)}"
-        faults.append(Fault(entry["name"], entry["file"], contents, entry["breaks"], place, True))
+        text = text_around(contents.decode(), at)
+        faults.append(Fault(entry["name"], entry["file"], contents, entry["breaks"], place, text, True))
     return faults
 
 
@@ -217,7 +231,8 @@ def at_random(count: int, seed: int) -> list[Fault]:
 def _fault(mutant: Mutant) -> Fault:
     contents = mutant.applied((ROOT / "src" / "anchord" / mutant.file).read_bytes())
     what = f"line {mutant.line}: {_short(mutant.old)} -> {_short(mutant.new)}"
-    return Fault(mutant.name, mutant.file, contents, what, f"{mutant.file}:{mutant.function_line}", False)
+    place, text = f"{mutant.file}:{mutant.function_line}", text_around(contents.decode(), mutant.line)
+    return Fault(mutant.name, mutant.file, contents, what, place, text, False)
 
 
 def _short(text: str) -> str:
@@ -231,24 +246,32 @@ def reasons() -> dict[str, str]:
     return {entry["name"]: entry["reason"] for entry in entries}
 
 
-def judged(faults: list[Fault], suite: Suite, trees: list[Tree]) -> list[Verdict]:
+def judged(faults: list[Fault], suite: Suite, trees: list[Tree], state: State) -> list[Verdict]:
     """All verdicts, told as they come."""
     free: Queue[Tree] = Queue()
     for tree in trees:
         free.put(tree)
 
     def judge(fault: Fault) -> Verdict:
+        earlier = state.found(fault.name, fault.text)
+        if earlier is not None:
+            return Verdict(fault, *earlier)
         tree = free.get()
         try:
             verdict = suite.judge(tree, fault)
         finally:
             free.put(tree)
+        state.keep(fault.name, fault.text, (verdict.by, verdict.which, verdict.took_s))
+        return verdict
+
+    def tell(verdict: Verdict) -> Verdict:
+        fault = verdict.fault
         caught = f"caught by {verdict.by}: {verdict.which}" if verdict.by else "SURVIVED"
         print(f"{fault.name}\n    {fault.what}\n    {caught} ({verdict.took_s:.1f} s)", flush=True)
         return verdict
 
     with ThreadPoolExecutor(len(trees)) as pool:
-        return list(pool.map(judge, faults))
+        return [tell(verdict) for verdict in pool.map(judge, faults)]
 
 
 def summary(verdicts: list[Verdict], known: dict[str, str]) -> int:
@@ -286,6 +309,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which ones")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at the same time")
     parser.add_argument("--only", default="", help="faults whose name begins so")
+    parser.add_argument("--state", type=Path, help="a file of verdicts: what is there is not tried again")
     parser.add_argument("--list", action="store_true", help="say what would be tried")
     options = parser.parse_args()
     faults = [*deliberate(), *at_random(options.random, options.seed)[options.skip :]]
@@ -298,7 +322,8 @@ def main() -> int:
         suite = Suite(trees[0])
         for tree in trees[1:]:
             tree.tests(["--collect-only", *TESTS])  # compiles everything, once
-        return summary(judged(faults, suite, trees), reasons())
+        state = State(options.state, trees[0].where, reasons())
+        return summary(judged(faults, suite, trees, state), reasons())
 
 
 if __name__ == "__main__":

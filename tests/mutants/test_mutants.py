@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mutant_make import chosen, mutants_of
 from mutant_run import AREAS, ROOT, Fault, Tree, Verdict, deliberate, reasons, summary
+from mutant_state import State
 
 SOURCE = ROOT / "src" / "anchord"
 REFUSALS, GROUPS = "tests/protocol/test_refusals.py", "tests/protocol/test_groups.py"
@@ -18,7 +19,7 @@ NOTICED = {
 
 
 def verdict(name: str, by: str | None, deliberately: bool = False) -> Verdict:
-    return Verdict(Fault(name, "wire/x.py", b"", "x", "wire/x.py:1", deliberately), by, "somebody", 0.1)
+    return Verdict(Fault(name, "wire/x.py", b"", "x", "wire/x.py:1", "", deliberately), by, "somebody", 0.1)
 
 
 def test_every_deliberate_fault_can_still_be_made() -> None:
@@ -75,3 +76,20 @@ def test_what_fails(verdicts: list[Verdict], known: dict[str, str], status: int)
 
 def test_a_survivor_has_a_reason_that_says_something() -> None:
     assert all(len(reason) > 15 for reason in reasons().values())
+
+
+def test_a_run_goes_on_where_another_has_stopped(tmp_path: Path) -> None:
+    root, file = tmp_path / "tree", tmp_path / "state"
+    (root / "tests").mkdir(parents=True)
+    first = State(file, root, ())
+    first.keep("caught", "x", ("test", "somebody", 1.0))
+    first.keep("survivor", "y", (None, "", 1.0))
+    again = State(file, root, ())
+    assert again.found("caught", "x") == ("test", "somebody", 1.0)
+    assert again.found("survivor", "y") == (None, "", 1.0)
+    assert again.found("caught", "the function has changed") is None
+    (root / "tests" / "test_more.py").write_text("a test that may notice the survivor")
+    more = State(file, root, ())
+    assert more.found("caught", "x") is not None and more.found("survivor", "y") is None
+    assert State(None, root, ()).found("caught", "x") is None
+    assert State(file, root, ("survivor",)).found("survivor", "y") is not None, "it has a reason"

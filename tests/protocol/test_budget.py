@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Network
+from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 from domain import CENTRAL, Domain, domain_settings
@@ -15,6 +15,7 @@ from test_roaming import MAC, acks, roles, updates
 from anchord.declared import Role
 from anchord.protocol.session import Phase
 from anchord.protocol.settings import Limits, Mode
+from anchord.wire.neighbor import Preference
 from anchord.wire.options import ALL_ZERO_PREFIX, AnchoredPrefix, HomeNetworkPrefix
 
 
@@ -26,11 +27,14 @@ class Host:
         self._read = 0
         self._valid: dict[IPv6Network, float] = {}
         self._preferred: dict[IPv6Network, float] = {}
+        self._routers: dict[IPv6Address, tuple[float, Preference]] = {}
 
     def read(self) -> None:
         """Take in what was advertised since the last call, as if it had come at this moment."""
         now_s = self._domain.now.monotonic_s
         for _, order in self._domain.shown[self._read :]:
+            # RFC 4861 section 6.3.4: a lifetime of 0 means that this is no default router.
+            self._routers[order.router.address] = (now_s + order.router_lifetime_s, order.preference)
             for told in order.prefixes:
                 known = told.prefix in self.valid()
                 if told.valid_s and (not known or now_s + told.valid_s > self._valid[told.prefix]):
@@ -47,6 +51,11 @@ class Host:
         """Those that it would choose for a new connection."""
         return [p for p in self.valid() if self._preferred[p] > self._domain.now.monotonic_s]
 
+    def routers(self) -> dict[IPv6Address, Preference]:
+        """Its default routers; RFC 4191 section 3.2 has it take those of the highest preference."""
+        now_s = self._domain.now.monotonic_s
+        return {router: preference for router, (until_s, preference) in self._routers.items() if until_s > now_s}
+
 
 def works(domain: Domain, number: int, prefix: IPv6Network) -> bool:
     """Whether packets of the host at this gateway go out with this source, and come back."""
@@ -58,6 +67,13 @@ def works(domain: Domain, number: int, prefix: IPv6Network) -> bool:
         return True
     there = [e for state in domain.declared[entry.peer].values() for e in state.entries] if entry.peer else []
     return any((e.prefix, e.role, e.peer) == (prefix, Role.EXPORTED, domain.address(number)) for e in there)
+
+
+def led_astray(domain: Domain, number: int, host: Host) -> list[IPv6Address]:
+    """Routers of the host that nobody at this gateway is: what it sends there is lost."""
+    states = domain.declared[domain.address(number)].values()
+    here = [entry.router.address for state in states for entry in state.entries if entry.router is not None]
+    return [router for router in host.routers() if router not in here]
 
 
 def granted(domain: Domain, number: int) -> bool:
@@ -81,6 +97,7 @@ def test_row_46_decision_18_ten_gateways_in_two_minutes_one_preferred_address_an
         assert len(host.valid()) <= 7
         (preferred,) = host.preferred()
         assert works(domain, number, preferred)
+        assert not led_astray(domain, number, host)
         assert granted(domain, number) == (number <= 7)
         domain.pass_time(12.0)
         host.read()
@@ -89,6 +106,22 @@ def test_row_46_decision_18_ten_gateways_in_two_minutes_one_preferred_address_an
     assert [anchor.maar for anchor in binding.anchors] == [domain.address(number) for number in range(2, 8)]
     assert not domain.gw[1].sessions and domain.gw[2].sessions
     assert roles(domain, 10)["2001:db8:a7"] == (Role.IMPORTED, domain.address(7))
+
+
+def test_decision_23_the_router_of_the_newest_old_prefix_stands_in_for_the_one_that_is_withheld() -> None:
+    resolver = IPv6Address("2001:db8:53::1")
+    domain = Domain(settings=domain_settings(9, resolvers=(resolver,)))
+    host = Host(domain)
+    tour(domain, 8)
+    host.read()
+    seventh, eighth = (next(iter(domain.gw[number].sessions.values())).router.address for number in (7, 8))
+    assert [router for router, preference in host.routers().items() if preference is Preference.MEDIUM] == [seventh]
+    assert eighth not in host.routers()
+    assert [order.router.address for _, order in domain.shown if resolver in order.resolvers][-1] == seventh
+    for _ in range(10):
+        stays(domain, 8, 100)
+    host.read()
+    assert [router for router, preference in host.routers().items() if preference is Preference.MEDIUM] == [eighth]
 
 
 def test_what_makes_room_is_withdrawn_at_the_host_after_it_was_served() -> None:
@@ -229,6 +262,7 @@ def test_what_was_shown_while_the_cmd_was_silent_and_is_withheld_then_is_not_pre
     host = Host(domain)
     host.read()
     assert len(host.preferred()) == 1 and works(domain, 4, host.preferred()[0])
+    assert session.router.address not in host.routers(), "the next gateway may not know of it"
     prefix = session.prefix
     domain.host_at(1, MAC)
     domain.pass_time(5.0)
@@ -244,6 +278,7 @@ def test_the_same_holds_in_relay_mode() -> None:
         host.read()
         (preferred,) = host.preferred()
         assert works(domain, number, preferred) and len(host.valid()) <= 7
+        assert not led_astray(domain, number, host)
         domain.pass_time(12.0)
         host.read()
 
@@ -270,5 +305,6 @@ def test_however_a_host_roams_it_has_a_preferred_address_that_works(steps: list[
         host.read()
         assert len(host.valid()) <= 7
         assert host.preferred() and all(works(domain, number, prefix) for prefix in host.preferred())
+        assert host.routers() and not led_astray(domain, number, host)
         assert [s.phase for s in domain.gw[number].sessions.values()] == [Phase.SERVING]
         settled_state(domain)

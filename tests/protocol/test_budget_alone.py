@@ -8,7 +8,7 @@ import pytest
 from domain import Domain, domain_settings
 from hypothesis import given
 from hypothesis import strategies as st
-from test_budget import Host, works
+from test_budget import Host, led_astray, works
 from test_direct import prefix_at
 from test_idle import advertised, stays
 
@@ -48,6 +48,7 @@ class Roaming:
         """The one preferred prefix, which works."""
         (preferred,) = self.host.preferred()
         assert works(self.domain, number, preferred)
+        assert not led_astray(self.domain, number, self.host)
         return preferred
 
     def stay(self, number: int, seconds: float) -> None:

@@ -77,6 +77,29 @@ def test_the_source_address_of_the_first_packet_names_the_anchor() -> None:
     }
 
 
+@pytest.mark.parametrize("by", ["mac", "prefix", "old prefix"])
+def test_where_nothing_is_central_the_serving_gateway_ends_a_session(by: str) -> None:
+    domain = alone(neighbours={})
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC, address=address_in(domain, 1))
+    named = {"mac": MAC.hex(":"), "prefix": prefix_at(domain, 2), "old prefix": prefix_at(domain, 1)}[by]
+    for elsewhere in (1, 3):
+        assert domain.gw[elsewhere].revoke(named, domain.now) == ([], [])
+    names, outputs = domain.gw[2].revoke(named, domain.now)
+    assert len(names) == 1
+    domain.perform(domain.address(2), outputs)
+    domain.settle()
+    assert not domain.gw[1].sessions and not domain.gw[2].sessions
+    assert not any(state.entries for states in domain.declared.values() for state in states.values())
+    told = [shown for who, shown in domain.shown if who == domain.address(2)][-2:]
+    assert [shown.router_lifetime_s for shown in told] == [0, 0] and told[0].router != told[1].router
+    domain.host_at(2, MAC)
+    assert not domain.gw[2].sessions, "it is let alone for a while"
+    domain.pass_time(domain.settings.timing.refuse_s + 1)
+    domain.host_at(2, MAC)
+    assert session_at(domain, 2).phase is Phase.SERVING
+
+
 def test_a_host_that_has_shown_no_address_is_found_through_the_neighbours() -> None:
     domain = alone()
     domain.host_at(1, MAC)
@@ -213,6 +236,12 @@ def test_a_host_that_is_elsewhere_by_now_is_not_drawn_back_by_a_late_request() -
     assert roles(domain, 1) == {prefix_at(domain, 1): (Role.EXPORTED, domain.address(3))}
 
 
+def stays_at_gw4(domain: Domain) -> None:
+    for _ in range(4):
+        domain.pass_time(10)
+        domain.host_at(4, MAC, solicited=True)
+
+
 def test_with_the_cmd_dead_the_host_roams_on_and_the_cmd_is_brought_up_to_date() -> None:
     domain = with_dead_central()
     for number in (1, 2, 3):
@@ -222,7 +251,7 @@ def test_with_the_cmd_dead_the_host_roams_on_and_the_cmd_is_brought_up_to_date()
     domain.pass_time(0.3)
     assert anchors(domain, 4) == {domain.address(number) for number in (1, 2, 3)}
     domain.lose = lambda sender, send: False
-    domain.pass_time(40)
+    stays_at_gw4(domain)
     (binding,) = domain.central.bindings.values()
     assert binding.serving.maar == domain.address(4)
     assert {anchor.maar for anchor in binding.anchors} == {domain.address(number) for number in (1, 2, 3)}
@@ -238,7 +267,7 @@ def test_moves_made_while_the_cmd_was_dead_are_known_to_it_afterwards() -> None:
         domain.pass_time(1)
     assert anchors(domain, 4) == {domain.address(number) for number in (1, 2, 3)}
     domain.lose = lambda sender, send: False
-    domain.pass_time(40)
+    stays_at_gw4(domain)
     (binding,) = domain.central.bindings.values()
     assert binding.serving.maar == domain.address(4)
     assert {anchor.maar for anchor in binding.anchors} == {domain.address(number) for number in (1, 2, 3)}

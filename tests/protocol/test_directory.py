@@ -57,6 +57,19 @@ def kept_apart(domain: Domain, sender: int, kind: type) -> Callable[[IPv6Address
     return lambda who, question: who == domain.address(sender) and isinstance(question, kind)
 
 
+def test_the_record_goes_when_the_serving_gateway_ends_a_session() -> None:
+    domain = with_directory()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    assert recorded(domain) == (2, {1})
+    names, outputs = domain.gw[2].revoke(MAC.hex(":"), domain.now)
+    assert len(names) == 1
+    domain.perform(domain.address(2), outputs)
+    domain.settle()
+    assert record(domain) is None
+    assert not domain.gw[1].sessions and not domain.gw[2].sessions
+
+
 def test_a_first_attachment_is_served_when_the_directory_has_nothing_and_is_recorded() -> None:
     domain = with_directory()
     domain.host_at(1, MAC)

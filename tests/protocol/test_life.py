@@ -8,6 +8,7 @@ from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 from domain import CENTRAL, Domain, domain_settings
+from test_idle import stays
 from test_refusals import ask, registration
 from test_roaming import MAC, OTHER, acks, entries, roles, updates
 
@@ -215,7 +216,7 @@ def test_silent_cmd_a_host_that_is_there_outlives_its_lifetime_and_keeps_its_pre
         domain.host_at(2, MAC, address=HOST, solicited=True)
     assert entries(domain, 2) == before
     domain.lose = lambda sender, send: False
-    domain.pass_time(40.0)
+    stays(domain, 2, 40)
     (session,) = domain.gw[2].sessions.values()
     assert session.registered
 

@@ -13,6 +13,7 @@ from test_roaming import MAC, OTHER, acks, entries, updates
 
 from anchord.declared import PrefixEntry, Role
 from anchord.protocol.exchange import ticks_of
+from anchord.protocol.identity import mn_id_of_mac, mn_id_text
 from anchord.protocol.inputs import MessageReceived
 from anchord.protocol.lma import Lma
 from anchord.protocol.outputs import Advertise, Send
@@ -173,6 +174,41 @@ def test_a_host_that_is_back_in_time_is_not_revoked() -> None:
     assert [entry.role for entry in entries(domain, 1)] == [Role.IMPORTED] and entries(domain, 2) == ()
 
 
+def test_two_mags_hear_the_host_at_once_and_the_one_that_it_answers_keeps_it() -> None:
+    domain = Plain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    domain.pass_time(3)
+    before, shown = entries(domain, 2), len(domain.shown)
+    domain.host_at(1, MAC)  # somebody else with its MAC address
+    (binding,) = domain.lma.plain_bindings.values()
+    assert binding.proxy_coa == domain.address(1)
+    for _ in range(100):
+        domain.pass_time(0.001)
+        domain.host_at(2, MAC)  # the host itself, which sends data all the time
+    assert binding.proxy_coa == domain.address(2), "within a tenth of a second"
+    domain.pass_time(1)
+    assert not domain.gw[1].sessions and entries(domain, 1) == ()
+    assert entries(domain, 2) == before and binding.proxy_coa == domain.address(2)
+    told = [order for who, order in domain.shown[shown:] if who == domain.address(2)]
+    assert all(order.router_lifetime_s for order in told), "the host has had a router all the time"
+    assert domain.gw[2].counters.of(LMA).dropped == {"revocation-refused.132": 1}
+
+
+def test_what_an_administrator_ends_a_moment_after_a_handover_ends_at_both_mags() -> None:
+    domain = Plain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC)
+    name = mn_id_text(mn_id_of_mac(MAC))
+    names, outputs = domain.lma.revoke(name, domain.now)
+    domain.perform(LMA, outputs)
+    domain.settle()
+    assert names == [name] and not domain.lma.plain_bindings
+    domain.pass_time(1)
+    for number in (1, 2):
+        assert not domain.gw[number].sessions and entries(domain, number) == ()
+
+
 def test_the_host_that_returns_unnoticed_is_registered_again() -> None:
     domain = Plain()
     domain.host_at(1, MAC)
@@ -213,7 +249,7 @@ def test_row_140_what_is_granted_counts_from_the_question(mac: bytes) -> None:
     asked_s = domain.now.wall_s
     domain.deliver()
     domain.install() if mac == MAC else None  # the LMA's answer waits for its kernel
-    domain.pass_time(0.2)
+    domain.pass_time(0.05)
     sender, answer = domain.wire.pop()
     assert isinstance(answer.message, BindingAcknowledgement)
     domain.wire.append((sender, replace(answer, message=replace(answer.message, lifetime_s=100))))
@@ -386,18 +422,21 @@ def test_row_102_status_155_to_a_refresh_asks_for_another_prefix_and_withdraws_t
     domain = Plain()
     domain.host_at(1, MAC, address=IPv6Address("fe80::1234"))
     old = home(domain)
-    domain.lma = domain.nodes[LMA] = Lma(domain.lma.settings)  # type: ignore[assignment]
-    domain.alter(
-        lambda ack: (
-            replace(ack, status=int(Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX))
-            if ack.first(HomeNetworkPrefix) == HomeNetworkPrefix(old) and (len(asked(domain, 1)) == 2)
-            else ack
-        )
-    )
+    new = IPv6Network((int(old.network_address) + (1 << 64), 64))
+
+    def answer(ack: BindingAcknowledgement) -> BindingAcknowledgement:
+        if len(asked(domain, 1)) == 2:
+            return replace(ack, status=int(Status.NOT_AUTHORIZED_FOR_HOME_NETWORK_PREFIX))
+        return with_its_own(HomeNetworkPrefix(new), ack)
+
+    domain.alter(answer)
     domain.host_at(1, MAC, solicited=True)
     refused, other = asked(domain, 1)[-2:]
     assert refused.first(HomeNetworkPrefix) == HomeNetworkPrefix(old)
     assert other.first(HomeNetworkPrefix) == HomeNetworkPrefix(ALL_ZERO_PREFIX)
+    gone, preferred = domain.shown[-2:]
+    assert [(p.prefix, p.valid_s) for p in gone[1].prefixes] == [(old, 0)]
+    assert [p.prefix for p in preferred[1].prefixes] == [new] and preferred[1].router_lifetime_s > 0
 
 
 def test_row_135_a_sequence_number_out_of_the_window_is_adopted() -> None:

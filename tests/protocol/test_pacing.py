@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 
+import pytest
 from domain import CENTRAL, START_WALL_S, Domain, domain_settings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import BURST_S, Exchanges, ticks_of
 from anchord.protocol.inputs import HostSeen
 from anchord.protocol.outputs import Output, Send
+from anchord.protocol.session import Phase
 from anchord.protocol.settings import Limits, Timing
 from anchord.protocol.timers import Instant
 from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, BindingUpdate, BindingUpdateFlag
@@ -173,6 +175,34 @@ def test_a_gateway_full_of_hosts_that_all_move_at_once_is_told_of_every_one() ->
     told = updates(domain, CENTRAL, domain.address(1))
     assert len(told) >= 150
     assert domain.gw[2].counters.local["updates.queued"] > 100
+
+
+@pytest.mark.parametrize(("updates_per_s", "hosts"), [(10.0, 20), (1.0, 5)])
+def test_row_111_what_waits_at_the_old_gateway_does_not_draw_hosts_back(updates_per_s: float, hosts: int) -> None:
+    """Their first PBU has not left when they do: the CMD cannot tell that gateway, which has to ask them."""
+    domain = Domain(settings=domain_settings(2, limits=Limits(updates_per_s=updates_per_s, attach_burst=1000)))
+    macs = [bytes([2, 0x55, 0, 0, 0, number]) for number in range(hosts)]
+    for mac in macs:
+        domain.host_at(1, mac, address=IPv6Address("fe80::1234"))
+    for mac in macs:
+        domain.host_at(2, mac, address=IPv6Address("fe80::1234"))
+    asked = len(domain.probes)
+    moved: set[str] = set()
+    for _ in range(6000):
+        domain.pass_time(0.01)
+        for at, probe in domain.probes[asked:]:
+            if at == domain.address(2):  # where they are
+                domain.host_at(2, probe.mac, address=IPv6Address("fe80::1234"))
+        asked = len(domain.probes)
+        for key, binding in domain.central.bindings.items():
+            if binding.serving.maar == domain.address(2):
+                moved.add(key)
+            assert key not in moved or binding.serving.maar == domain.address(2)
+    assert len(moved) == len(macs)
+    assert [str(s.serving) for s in domain.gw[1].sessions.values()] == [str(domain.address(2))] * len(macs)
+    assert all(s.phase is Phase.SERVING and s.registered for s in domain.gw[2].sessions.values())
+    times = [at_s for at_s, (who, _) in zip(domain.times, domain.sent, strict=True) if who == domain.address(2)]
+    assert most_within(times, 1.0) <= 2 * (updates_per_s * (1 + BURST_S) + 1)  # and as many answers
 
 
 def test_row_82_what_waits_for_a_moment_says_when_the_host_was_there_and_what_waits_longer_when_it_leaves() -> None:

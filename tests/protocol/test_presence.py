@@ -9,6 +9,8 @@ from test_direct import address_in, prefix_at
 from test_idle import stays
 from test_roaming import MAC, updates
 
+from anchord.protocol.clues import GLANCE_FRAMES
+
 LINK_LOCAL = IPv6Address("fe80::1234")
 
 
@@ -42,6 +44,16 @@ def test_row_118_a_host_is_not_asked_for_an_address_that_it_has_forgotten() -> N
     assert set(asked(domain)) == {LINK_LOCAL, address_in(domain, 2)}
 
 
+def test_row_118_an_address_that_it_may_have_forgotten_takes_the_place_of_none_that_it_has() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    held = address_in(domain, 1)
+    domain.host_at(2, MAC, reassociated=True)
+    for used in (held, IPv6Address("2001:db8:a3:bdf9::1")):
+        domain.host_at(2, MAC, address=used, solicited=True)
+    assert asked(domain) == [held] * 3
+
+
 def test_row_118_a_host_that_has_shown_no_address_is_asked_for_the_one_of_its_mac_address() -> None:
     domain = Domain()
     domain.host_at(1, MAC, reassociated=True)
@@ -53,7 +65,11 @@ def test_row_118_the_data_of_a_host_that_does_not_answer_tells_that_it_is_there(
     domain.host_at(1, MAC, reassociated=True)
     kept_away = ("acc0", MAC)
     assert kept_away in domain.ignored[domain.address(1)]
-    domain.pass_time(302.0)
+    domain.pass_time(2.5)
+    for _ in range(GLANCE_FRAMES):
+        domain.host_at(1, MAC)
+    assert kept_away in domain.ignored[domain.address(1)]
+    domain.pass_time(299.5)
     assert kept_away in domain.ignored[domain.address(1)], "it may still answer"
     domain.pass_time(3.0)
     assert kept_away not in domain.ignored[domain.address(1)]

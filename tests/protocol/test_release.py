@@ -15,7 +15,7 @@ from anchord.declared import Role
 from anchord.protocol.central import Central
 from anchord.protocol.inputs import MessageReceived, UseTold
 from anchord.protocol.outputs import Send
-from anchord.protocol.settings import CentralSettings, Mode
+from anchord.protocol.settings import CentralSettings, Finding, Mode
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingError,
@@ -364,3 +364,17 @@ def test_decision_26_what_was_given_up_or_is_somebody_elses_is_not_taken_over() 
         domain, prefix=str(mine.prefix), sequence=950, a=AnchoredPrefix(given_up), b=AnchoredPrefix(theirs)
     )
     assert [named(ack) for ack in ask(domain, message)] == [[]]
+
+
+def test_decision_18_an_answer_that_an_anchor_gave_before_it_was_let_go_does_not_bring_it_back() -> None:
+    domain = Domain(settings=domain_settings(central=None, finding=Finding.ANCHOR_KNOWN), neighbours={2: (1,)})
+    moved_along(domain, 1, 2)
+    (key,) = domain.gw[1].sessions
+    assert domain.gw[2].sessions[key].anchors
+    domain.host_at(2, MAC, settle=False, solicited=True, reassociated=True)
+    domain.pass_time(0.01)
+    domain.feed(domain.address(1), UseTold(key, False))
+    (refresh,) = [at for at, (_, send) in enumerate(domain.wire) if send.destination == domain.address(1)]
+    domain.deliver(refresh)
+    domain.settle()
+    assert not domain.gw[1].sessions and not domain.gw[2].sessions[key].anchors

@@ -9,9 +9,10 @@ from ipaddress import IPv6Address, IPv6Network
 import pytest
 from domain import CENTRAL, Domain, domain_settings
 from test_direct import address_in, alone
-from test_roaming import MAC, roles
+from test_roaming import MAC, roles, updates
 
 from anchord.declared import Role
+from anchord.protocol.clues import GLANCE_FRAMES
 from anchord.protocol.identity import mn_id_of_mac, mn_id_text
 from anchord.protocol.inputs import HostSeen, MessageReceived
 from anchord.protocol.outputs import Send
@@ -28,7 +29,14 @@ from anchord.wire.messages import (
     RevocationTrigger,
     UpdateNotification,
 )
-from anchord.wire.options import HomeNetworkPrefix, MobileNodeIdentifier, MobileNodeLinkLayerIdentifier, Option
+from anchord.wire.options import (
+    Handoff,
+    HandoffIndicator,
+    HomeNetworkPrefix,
+    MobileNodeIdentifier,
+    MobileNodeLinkLayerIdentifier,
+    Option,
+)
 
 NODE: tuple[Option, ...] = (mn_id_of_mac(MAC), MobileNodeLinkLayerIdentifier(MAC))
 OUT_OF_SYNC = RevocationTrigger.POSSIBLE_OUT_OF_SYNC_BCE_STATE
@@ -142,7 +150,6 @@ BAD: dict[str, tuple[BindingRevocationIndication, int]] = {
     "an empty identifier": (indication(NONE, node=(MobileNodeIdentifier(1, b""),)), 131),
     "a stranger": (indication(NONE, node=(MobileNodeIdentifier(1, b"stranger@example"),)), 128),
     "another prefix": (indication(NONE), 128),
-    "moved, though it is there": (indication(trigger=RevocationTrigger.HANDOVER_UNKNOWN), 132),
 }
 
 
@@ -156,12 +163,83 @@ def test_row_148_what_cannot_be_revoked_is_refused_and_changes_nothing(case: str
     assert domain.gw[2].counters.of(CENTRAL).dropped == {f"revocation-refused.{status}": 1}
 
 
-def test_row_148_a_node_that_has_moved_is_let_go() -> None:
+MOVED = (
+    RevocationTrigger.HANDOVER_SAME_ACCESS_TYPE,
+    RevocationTrigger.HANDOVER_DIFFERENT_ACCESS_TYPE,
+    RevocationTrigger.HANDOVER_UNKNOWN,
+)
+
+
+def told_that_it_moved(trigger: int = RevocationTrigger.HANDOVER_UNKNOWN) -> Domain:
+    """A gateway that serves a node has just been told that it has gone to another one."""
     domain = roamed()
-    domain.pass_time(5.0)
-    moved = indication(prefix(domain, 2), trigger=RevocationTrigger.HANDOVER_UNKNOWN)
-    assert revoke_at(domain, 2, moved) == RevocationStatus.SUCCESS
+    domain.sent.clear()
+    domain.feed(domain.address(2), MessageReceived(CENTRAL, indication(prefix(domain, 2), trigger=trigger)))
+    assert not answered(domain), "the node is asked first"
+    assert [probe.mac for who, probe in domain.probes if who == domain.address(2)] == [MAC]
+    return domain
+
+
+def answered(domain: Domain) -> list[int]:
+    """What gateways have said to revocations."""
+    acks = [send.message for _, send in domain.sent if isinstance(send.message, BindingRevocationAcknowledgement)]
+    assert all(ack.sequence == 77 for ack in acks)
+    return [ack.status for ack in acks]
+
+
+@pytest.mark.parametrize("trigger", MOVED)
+def test_row_148_a_node_that_is_said_to_have_moved_and_does_not_answer_is_let_go(trigger: int) -> None:
+    domain = told_that_it_moved(trigger)
+    domain.pass_time(0.31)
+    assert answered(domain) == [RevocationStatus.SUCCESS] and len(domain.probes) == 3
     assert not domain.gw[2].sessions
+    assert not domain.shown, "should it be here all the same, it keeps its router"
+
+
+def test_row_148_a_node_that_is_said_to_have_moved_and_sends_on_is_kept_and_registered_again() -> None:
+    domain = told_that_it_moved()
+    before = roles(domain, 2)
+    domain.host_at(2, MAC)  # data, which is not looked at otherwise
+    assert answered(domain) == [132]
+    assert domain.gw[2].counters.of(CENTRAL).dropped == {"revocation-refused.132": 1}
+    (claim,) = updates(domain, domain.address(2), CENTRAL)
+    assert claim.first(HandoffIndicator) == HandoffIndicator(Handoff.UNKNOWN)
+    domain.pass_time(1.0)
+    assert answered(domain) == [132] and roles(domain, 2) == before and not gone(domain)
+    for _ in range(GLANCE_FRAMES):
+        domain.host_at(2, MAC)
+    assert ("acc0", MAC) in domain.ignored[domain.address(2)], "its data is spared again"
+
+
+def test_row_148_a_frame_that_had_been_waiting_does_not_say_that_the_node_is_here() -> None:
+    domain = told_that_it_moved()
+    domain.host_at(2, MAC, age_s=0.05)
+    assert not answered(domain) and domain.gw[2].counters.local["frame.before-departure"] == 1
+    domain.pass_time(0.31)
+    assert answered(domain) == [RevocationStatus.SUCCESS]
+
+
+def test_row_148_a_node_on_another_link_of_the_same_gateway_is_here() -> None:
+    domain = told_that_it_moved()
+    domain.host_at(2, MAC, interface="acc1")
+    domain.pass_time(0.31)
+    assert answered(domain) == [132] and len(updates(domain, domain.address(2), CENTRAL)) == 1
+
+
+def test_row_148_an_indication_that_is_repeated_meanwhile_is_answered_once() -> None:
+    domain = told_that_it_moved()
+    domain.pass_time(0.2)
+    moved = indication(prefix(domain, 2), trigger=RevocationTrigger.HANDOVER_UNKNOWN)
+    domain.feed(domain.address(2), MessageReceived(CENTRAL, moved))
+    domain.pass_time(0.11)
+    assert answered(domain) == [RevocationStatus.SUCCESS]
+
+
+def test_row_148_a_node_that_has_just_come_has_not_moved() -> None:
+    domain = roamed()
+    domain.host_at(1, MAC, settle=False)  # whose registration is on its way
+    moved = indication(prefix(domain, 1), trigger=RevocationTrigger.HANDOVER_UNKNOWN)
+    assert revoke_at(domain, 1, moved) == 132
 
 
 def test_row_148_a_gateway_may_revoke_what_it_anchors_and_nothing_else() -> None:

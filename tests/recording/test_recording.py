@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from protocol.domain import CENTRAL, Domain
+from protocol.domain import CENTRAL, Domain, domain_settings
 
 from anchord.cli import main
 from anchord.daemon.config import load_node
 from anchord.daemon.settings import central_settings, gateway_settings, lma_settings
 from anchord.protocol.central import Central
 from anchord.protocol.gateway import Gateway
+from anchord.protocol.inputs import HostSeen
 from anchord.protocol.lma import Lma
+from anchord.protocol.settings import Finding
 from anchord.protocol.timers import Instant
 from anchord.recording.recorder import Recorder
 from anchord.recording.replay import replay
@@ -236,11 +238,23 @@ def test_settings_of_another_version_or_role_are_refused(
     assert "replay it with the version that recorded it, anchord 9.8.7" in told.output
 
 
-def test_an_input_of_another_role_is_refused(recordings: list[Path]) -> None:
+def test_an_input_that_no_node_knows_is_refused(recordings: list[Path]) -> None:
     gateway, central = (path.read_text().splitlines() for path in (recordings[0], recordings[-1]))
     at = next(i for i, line in enumerate(central) if '"revoke"' in line)
-    write(recordings[0], [gateway[0], *central[at : at + 2]])
-    assert "line 2: 'revoke' is nothing that can be done to a Gateway" in run(recordings[0]).output
+    write(recordings[0], [gateway[0], central[at].replace('"revoke"', '"praise"'), central[at + 1]])
+    assert "line 2: 'praise' is nothing that can be done to a Gateway" in run(recordings[0]).output
+
+
+def test_a_session_that_a_gateway_was_told_to_end_is_replayed(tmp_path: Path) -> None:
+    path = tmp_path / "gw1.rec"
+    domain = Domain(2, domain_settings(2, central=None, finding=Finding.ANCHOR_KNOWN))
+    recorder = Recorder(domain.gw[1], path, pytest.fail)
+    recorder.handle(HostSeen("acc0", MAC), domain.now)
+    names, outputs = recorder.revoke(MAC.hex(":"), domain.now)
+    recorder.next_timer_s()
+    assert len(names) == 1 and outputs
+    result = replay(path)
+    assert (result.inputs, result.different, result.first) == (2, 0, None)
 
 
 def test_damage_in_the_middle_is_no_end(recordings: list[Path]) -> None:

@@ -36,6 +36,7 @@ from anchord.wire.options import MnIdSubtype, MobileNodeIdentifier, UnknownOptio
 # Seeds without faults of their own, by what they have.
 PROXY, ANCHOR_KNOWN, DIRECTORY = 50, 54, 28
 TWO_HOSTS = 52  # and two gateways
+MANY_GATEWAYS = 51  # six, one host, and a CMD
 FEW_ANCHORS = 4  # two, and four gateways
 # With faults: hosts that move faster than the signalling.
 HOSTILE = 45
@@ -103,6 +104,13 @@ class OneHost(Plane):
         return super().install(replace(state, mac=bytes((6, 0, 0, 0, 0, 1))))
 
 
+class OtherLink(Plane):
+    """Everything is delivered to a link where nobody is."""
+
+    def install(self, state: HostState) -> list[int]:
+        return super().install(replace(state, interface="acc9"))
+
+
 class Stubborn(Plane):
     """What is tunnelled to one gateway is never tunnelled to another."""
 
@@ -162,6 +170,8 @@ class Full(Plane):
     [
         (TWO_HOSTS, OneHost, "reaches another host"),
         (PROXY, Stubborn, "has had a tunnel to"),
+        (PROXY, Stubborn, "has exported to"),
+        (TWO_HOSTS, OtherLink, "is delivered, wanted: delivered by 0 tunnels"),
         (PROXY, OneTable, "loops"),
         (PROXY, Keeping, "and served by gw"),
         (PROXY, Without, "and served by nobody"),
@@ -267,7 +277,10 @@ def test_a_cmd_that_takes_more_anchors_than_the_domain_allows_is_found() -> None
         more = replace(settings.domain.limits, anchors_per_host=100)
         return Central(replace(settings, domain=replace(settings.domain, limits=more)))
 
-    assert found(play(scenario(1), central=make), "Binding.anchors holds")
+    made = scenario(MANY_GATEWAYS)
+    few = replace(made, domain=replace(made.domain, limits=replace(made.domain.limits, anchors_per_host=2)))
+    assert not play(few).violations
+    assert any("Binding.anchors holds" in line for line in play(few, central=make).violations)
 
 
 PEER = IPv6Address("2001:db8:f1::1")

@@ -289,8 +289,12 @@ def test_a_value_that_was_damaged_is_said_with_what_to_do(tmp_path: Path) -> Non
 
 def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="move it away"):
+    with pytest.raises(StoreError, match=rf"^{tmp_path}/file: File exists; .*correct state in node.toml$"):
         SqliteStore(tmp_path / "file" / "a.db")
+    with pytest.raises(StoreError, match=r"^/proc/nix: No such file or directory; .*correct state in node.toml$"):
+        SqliteStore(Path("/proc/nix/a.db"))
+    with pytest.raises(StoreError, match=r"cannot be used as a store: unable to open .*correct state in node.toml$"):
+        SqliteStore(Path("/proc/a.db"))  # there is such a directory, and nothing can be made in it
 
 
 @pytest.mark.parametrize("torn", [b'[["t", "b", {"n"', b"\0" * 100 + b"\n", b"17\n", b"[[1, 2]]\n", b'{"n": 1}\n'])

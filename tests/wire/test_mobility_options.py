@@ -177,6 +177,11 @@ def test_row_127_the_content_of_padding_is_ignored() -> None:
     assert read(b"\x01\x04\xde\xad\xbe\xef", b"\0\0\0", b"\x17\x02\0\x03", b"\x01\0") == (HandoffIndicator(3),)
 
 
+def test_options_that_are_not_known_here_are_passed_on_without_padding() -> None:
+    sent = header.encode(message(UnknownOption(200, b"?"), UnknownOption(201, b"!")))
+    assert bytes.fromhex("c8013f c90121") in sent
+
+
 def test_decision_34_options_off_their_alignment_are_read() -> None:
     assert read(b"\0", bytes.fromhex("4608 0000 0200000000a1")) == (DlifLinkLayerAddress(EUI48),)
     assert read(b"\0", bytes.fromhex("1612 0040" + PREFIX_HEX)) == (HomeNetworkPrefix(PREFIX),)

@@ -36,7 +36,10 @@ _UNSPECIFIED = IPv6Address("::")
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A host was noticed. ``address``: one of its own, if the frame showed it; ``age_s``: seconds since it arrived."""
+    """A host was noticed. ``address``: one of its own, if the frame showed it; ``age_s``: seconds since it arrived.
+
+    ``router``: the MAC address that it sent an IPv6 packet to, if that is one interface's.
+    """
 
     interface: str
     mac: bytes
@@ -44,6 +47,7 @@ class Notice:
     solicited: bool
     reassociated: bool
     age_s: float = field(default=0.0, compare=False)
+    router: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,8 @@ class AccessInterface:
             self._index = socket.if_nametoindex(self.name)
         except OSError as error:
             self._socket.close()
-            raise OSError(error.errno, f"access interface {self.name}: {error.strerror}") from error
+            mend = "make it, or correct access in node.toml"
+            raise OSError(f"access interface {self.name}: {error.strerror}: {mend}") from error
         self.mac: bytes = self._socket.getsockname()[4]
 
     def is_there(self) -> bool:
@@ -168,7 +173,8 @@ class AccessInterface:
             solicited = isinstance(message, RouterSolicitation)
             if address is None and isinstance(message, NeighborSolicitation):
                 address = message.target  # RFC 4862 section 5.4.2: it is about to use this one
-        return Notice(self.name, mac, address, solicited, is_layer2_update(frame), max(age_s, 0.0))
+        router = frame.destination_mac if frame.source is not None and not frame.destination_mac[0] & 1 else None
+        return Notice(self.name, mac, address, solicited, is_layer2_update(frame), max(age_s, 0.0), router)
 
     def _apply(self) -> None:
         """Filter as many known hosts as the kernel lets us; the data of the others is only a waste of time."""

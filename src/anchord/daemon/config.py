@@ -132,7 +132,7 @@ class Gateway(Table):
         ..., "a global IPv6 unicast address", "Its own address: source of its messages (Proxy-CoA) and tunnel endpoint"
     )
     pools: Annotated[tuple[Pool, ...], AfterValidator(_not_empty)] = text(
-        ..., "a list of IPv6 prefixes of /64 or shorter", "What it gives each of its hosts a /64 of; nobody else's"
+        ..., "a list of IPv6 prefixes shorter than /64", "What it gives each of its hosts a /64 of; nobody else's"
     )
     local_networks: tuple[Network, ...] = text(
         (), "a list of IPv6 prefixes", "Networks reachable only behind it, announced to its hosts (RFC 4191)"
@@ -147,7 +147,7 @@ class Lma(Table):
 
     address: GlobalAddress = text(..., "a global IPv6 unicast address", "Where its MAGs and gateways register (LMAA)")
     pools: tuple[Pool, ...] = text(
-        (), "a list of IPv6 prefixes of /64 or shorter", "What it gives each host of plain PMIPv6 a /64 of"
+        (), "a list of IPv6 prefixes shorter than /64", "What it gives each host of plain PMIPv6 a /64 of"
     )
     mags: tuple[GlobalAddress, ...] = text(
         (), "a list of IPv6 addresses", "MAGs that may register hosts with it, besides the gateways of this file"
@@ -156,7 +156,7 @@ class Lma(Table):
         (), "a list of operators", "Between whose gateways it stands, as their central database"
     )
     stands_for: tuple[Pool, ...] = text(
-        (), "a list of IPv6 prefixes of /64 or shorter", "Pools of other operators, whose gateways it hides"
+        (), "a list of IPv6 prefixes shorter than /64", "Pools of other operators, whose gateways it hides"
     )
 
 

@@ -229,10 +229,13 @@ def network(value: object) -> IPv6Network:
 
 
 def pool(value: object) -> IPv6Network:
-    """A prefix out of which /64s are given to mobile nodes: a /64 itself or shorter (RFC 4862 needs 64 bits)."""
+    """A prefix out of which /64s are given to mobile nodes (RFC 4862 needs 64 bits), and so shorter than that.
+
+    A /64 would be one host's: the kernel layer could not tell the pool's own routes from those of its host.
+    """
     prefix = network(value)
-    if prefix.prefixlen > 64:
-        raise ValueError(f"{prefix} is longer than /64, expected a /64 or shorter: each mobile node gets a /64")
+    if prefix.prefixlen >= 64:
+        raise ValueError(f"{prefix} has no room, expected a prefix shorter than /64: each mobile node gets a /64 of it")
     return prefix
 
 
@@ -250,6 +253,8 @@ def interface_name(value: object) -> str:
     expected = "expected an interface name of 1 to 15 characters"
     if not isinstance(value, str) or not re.fullmatch(r"[!-.0-9;-~]{1,15}", value) or value in (".", ".."):
         raise ValueError(f"is {shown(value)}, {expected}")
+    if value == "lo":
+        raise ValueError("is 'lo', which leads nowhere, expected an interface with other nodes behind it")
     if re.match(r"an-|dl[0-9a-f]{10}$", value):
         raise ValueError(f"{value!r} is a name anchord gives to interfaces of its own, {expected}")
     return value

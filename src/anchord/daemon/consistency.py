@@ -110,6 +110,13 @@ def strange_operators(raw: Mapping[str, Any]) -> Iterator[Conflict]:
             if operator not in known:
                 expected = f"one of {', '.join(known)}" if known else "gateways with an operator"
                 yield ("lmas", name, "operators", index), f"is {shown(operator)}, expected {expected}"
+    whose = [(name, table.get("operator")) for name, table in tables(raw, "gateways").items()]
+    if not any(table.get("operators") for table in tables(raw, "lmas").values()):
+        for name, operator in whose:
+            if operator != whose[0][1]:
+                what = "is missing" if operator is None else f"is {shown(operator)}"
+                expected = f"that of {whose[0][0]}, or an LMA between them: [lmas.NAME] with operators = {known}"
+                yield ("gateways", name, "operator"), f"{what}, expected {expected}"
 
 
 def strange_policies(raw: Mapping[str, Any]) -> Iterator[Conflict]:
@@ -123,6 +130,9 @@ def strange_policies(raw: Mapping[str, Any]) -> Iterator[Conflict]:
         if isinstance(lma, str) and lma not in tables(raw, "lmas"):
             expected = ", ".join(tables(raw, "lmas")) or "a table [lmas.NAME]"
             yield ("policy", index, "lma"), f"{lma!r} is no LMA of the domain, expected {expected}"
+        elif isinstance(lma, str) and tables(raw, "lmas")[lma].get("pools", []) == []:
+            # It would have nothing to give them: each would be refused (RFC 5213 section 5.3.1, status 130).
+            yield ("policy", index, "lma"), f"{lma!r} has no pools for these hosts, expected lmas.{lma}.pools"
         for place, host in enumerate(hosts if isinstance(hosts, list) else []):
             where: Place = ("policy", index, "hosts", place)
             known = tolerant(policy_host, host)

@@ -20,7 +20,7 @@ from anchord.daemon.directory_wire import DIGEST_DIGITS
 from anchord.daemon.kernelside import on_loop, sweep, tunnel_status
 from anchord.daemon.recorded import recorded
 from anchord.daemon.settings import gateway_settings, plane_settings
-from anchord.daemon.shell import Shell, instant, log, status
+from anchord.daemon.shell import Shell, instant, log, revoke_named, status
 from anchord.daemon.transport import Transport, TransportError
 from anchord.kernel.errors import KernelError
 from anchord.kernel.forwarding import Forwarding
@@ -88,7 +88,9 @@ class GatewayDaemon:
     async def run(self) -> int:
         """Until stopped; the exit code."""
         loop = asyncio.get_running_loop()
-        control = self._control = ControlServer(self._config.socket, self._show)
+        # Where there is a central database, that ends sessions: it knows all of them, and whom to tell.
+        revoke = self._revoke if self._config.domain.central is None else None
+        control = self._control = ControlServer(self._config.socket, self._show, revoke)
         await control.start()
         self._shell = Shell(self._node, self._transport, self._store, control, self._perform)
         self._forwarding.start(partial(loop.call_soon_threadsafe, self._tell_mtus))
@@ -253,6 +255,9 @@ class GatewayDaemon:
 
     # Questions
 
+    def _revoke(self, named: str) -> object:
+        return revoke_named(self._node.revoke, self._shell, named)
+
     def _show(self, what: str, mn: str | None) -> object:
         if what == "status":
             return {
@@ -272,4 +277,4 @@ class GatewayDaemon:
 
 
 def _host_seen(seen: Notice) -> HostSeen:
-    return HostSeen(seen.interface, seen.mac, seen.address, seen.solicited, seen.reassociated, seen.age_s)
+    return HostSeen(seen.interface, seen.mac, seen.address, seen.solicited, seen.reassociated, seen.age_s, seen.router)

@@ -17,12 +17,20 @@ NodeT = TypeVar("NodeT", Gateway, Central, Lma)
 
 
 def recorded(node: NodeT, path: Path | None) -> NodeT:
-    """What the shell drives: ``node`` itself, or what stands before it and appends to ``path``. Raises OSError."""
+    """What the shell drives: ``node`` itself, or what stands before it and appends to ``path``.
+
+    Raises OSError, whose text says what to do.
+    """
     if path is None:
         return node
 
     def ended(error: str) -> None:
         logs.say(log, logging.WARNING, "recording-ended", file=str(path), error=error)
 
-    # It does what a node does for whoever feeds it, and that is all that is asked of it here.
-    return cast("NodeT", Recorder(node, path, ended))
+    try:
+        # It does what a node does for whoever feeds it, and that is all that is asked of it here.
+        return cast("NodeT", Recorder(node, path, ended))
+    except OSError as error:
+        if error.filename is None:
+            raise  # it says what is wrong with the file
+        raise OSError(f"--record {path}: {error.strerror}, expected a file that can be made and written") from error

@@ -189,8 +189,9 @@ def show(what: str, mn: str | None, as_json: bool, socket: Path | None, node: st
 def revoke(mn_or_prefix: str, as_json: bool, socket: Path | None, node: str | None, run: Path) -> None:
     """End the sessions of a mobile node (identifier or MAC address), or the one that holds a prefix, everywhere.
 
-    For the administrator (root, or the daemon's own user) at the central database or an LMA. The gateway that
-    serves the node lets it alone for 30 s; to keep it out, take it off the list of hosts.
+    For the administrator (root, or the daemon's own user) at the central database or an LMA; in a domain without
+    a central database, at the gateway where the node is. That gateway lets it alone for 30 s; to keep it out, take it
+    off the list of hosts.
     """
     from anchord.daemon import control
 

@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 from anchord.declared import HostState, Role
 from anchord.kernel import dump, firewall, host
+from anchord.kernel.alone import Alone
 from anchord.kernel.engine import Engine
 from anchord.kernel.errors import KernelError
 from anchord.kernel.netlink import NetlinkError, NetlinkSocket
@@ -96,6 +97,7 @@ class Forwarding:
     def __init__(self, settings: PlaneSettings) -> None:
         self.settings = settings
         self._queue: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._alone: Alone | None = None
         self._engine: Engine | None = None
         self._thread: threading.Thread | None = None
         self._counter_socket: NetlinkSocket | None = None
@@ -150,9 +152,12 @@ class Forwarding:
 
         Returns when forwarding is in order; hosts of an earlier process go on being served until ``sweep``.
         ``mtu_changed`` is called from the worker thread, and must not block, when ``tunnel_mtu`` or ``host_mtu`` is no
-        longer what it was. Raises KernelError; a second call after ``stop`` is allowed.
+        longer what it was. Raises KernelError, also where another process forwards already, with nothing changed; a
+        second call after ``stop`` is allowed.
         """
         with contextlib.ExitStack() as undo:
+            self._alone = Alone()
+            undo.callback(self._alone.close)
             sock = undo.enter_context(NetlinkSocket())
             try:
                 self._raised = set(firewall.raised_promiscuous())
@@ -188,6 +193,8 @@ class Forwarding:
             if self._counter_socket is not None:
                 self._counter_socket.close()
                 self._counter_socket = None
+        if self._alone is not None:
+            self._alone.close()
 
     def declare(self, state: HostState, done: Done) -> None:
         """Make this true of the host, replacing what was declared of it before.

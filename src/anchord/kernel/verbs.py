@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from anchord.kernel import features, machine
+from anchord.kernel.alone import Alone
 from anchord.kernel.errors import KernelError
 from anchord.kernel.features import Finding, Result
 from anchord.kernel.host import flush as flush_namespace
@@ -63,20 +65,29 @@ def examine(access: Sequence[str], core: Sequence[str], state: str | None) -> li
 
 @click.command()
 @click.option("--json", "-j", "as_json", is_flag=True, help="JSON: how many of each kind were removed.")
-def flush(as_json: bool) -> None:
+@click.option("--force", is_flag=True, help="Even though a gateway or LMA runs here.")
+def flush(as_json: bool, force: bool) -> None:
     """Remove everything of ours from the kernel of this machine (of this network namespace).
 
-    Hosts lose their forwarding. Stop the gateway first: a running one puts it back.
+    Hosts lose their forwarding. Refused while a gateway or LMA runs here, which would put it back: stop it first.
     """
-    try:
-        counts = flush_namespace()
-    except KernelError as error:
-        raise click.ClickException(str(error)) from error
+    with contextlib.nullcontext() if force else contextlib.closing(_nobody_else()):
+        try:
+            counts = flush_namespace()
+        except KernelError as error:
+            raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps(counts))
         return
     done = [f"{count} {_FLUSHED[kind]}" for kind, count in counts.items() if count]
     click.echo(f"removed: {', '.join(done)}" if done else "nothing of ours was there")
+
+
+def _nobody_else() -> Alone:
+    try:
+        return Alone()
+    except KernelError as error:
+        raise click.ClickException(f"{error}, or flush with --force") from error
 
 
 def _node(config: Path) -> dict[str, Any]:

@@ -1,21 +1,24 @@
 """``anchord bench handover --mode``: the same handovers however the anchors are found, and what they must take.
 
 The series is that of :mod:`anchord.lab.bench` with one old anchor, gw1 -> gw2, in the same domain of four gateways.
-With delays it is compared with the sum of one-way delays that the messages of a mode take, where a is the delay between
-the new gateway and the central database (or directory), b that between it and the anchor, c that between anchor and new
-gateway.
+With delays each mode is measured without them and with them: what it takes with them is held to the sum of one-way
+delays that its messages take, and to what it takes without (``held_to.py``). a is the delay between the new gateway and
+the central database (or directory), b that between it and the anchor, c that between anchor and new gateway.
+
+Several series are measured in rounds, each in a domain of its own, so that whatever else happens on the machine meets
+all of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anchord.lab.analysis import Analysis, analyse
+from anchord.lab.analysis import Analysis, Handover, analyse
 from anchord.lab.bench import Bench, BenchError, Row, every, refuse_faults, row, topology
 from anchord.lab.domain import Domain
 from anchord.lab.topology import Central, Directory, Finder, Mode, Topology
@@ -26,9 +29,16 @@ C_MS = 2 * GATEWAY_MS
 WAY_OUT_MS = C_MS + GATEWAY_MS
 """What a host's packet takes from the new gateway to the correspondent: to its anchor, and from there to the core."""
 
+DELAYS = ".delays"  # behind the name of a row that was measured with delays
+ROUNDS = 2
+LEGEND = f"""\
+Delays, one way: a = {A_MS:g} ms, b = {B_MS:g} ms, c = {C_MS:g} ms. Rows with delays are held to lie between the formula
+of their mode (old_flow_up: and {WAY_OUT_MS:g} ms of the packet's own way to the correspondent), and that + their median
+without delays + 1 ms."""
+
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class Way:
     """One mode: how the domain is set up, and when old flows are usable at the new gateway (ms)."""
 
     finder: Finder
@@ -37,15 +47,15 @@ class _Way:
     central_mode: str | None = None
 
 
-_WAYS: dict[Mode, _Way] = {
+WAYS: dict[Mode, Way] = {
     # The CMD answers at once and tells the anchor at the same time (RFC 8885 section 3.4).
-    "proxy": _Way("central", 2 * A_MS, max(2 * A_MS, A_MS + B_MS + C_MS), "proxy"),
+    "proxy": Way("central", 2 * A_MS, max(2 * A_MS, A_MS + B_MS + C_MS), "proxy"),
     # The answer comes when the anchor has answered the CMD (section 3.2); or from the anchor directly (section 3.3).
-    "relay": _Way("central", 2 * A_MS + 2 * B_MS, 2 * A_MS + 2 * B_MS, "relay"),
-    "locator": _Way("central", A_MS + B_MS + C_MS, A_MS + B_MS + C_MS, "locator"),
+    "relay": Way("central", 2 * A_MS + 2 * B_MS, 2 * A_MS + 2 * B_MS, "relay"),
+    "locator": Way("central", A_MS + B_MS + C_MS, A_MS + B_MS + C_MS, "locator"),
     # One question to the directory, then one to the anchor; or the latter alone.
-    "directory": _Way("directory", 2 * A_MS + 2 * C_MS, 2 * A_MS + 2 * C_MS),
-    "anchor-known": _Way("anchor-known", 2 * C_MS, 2 * C_MS),
+    "directory": Way("directory", 2 * A_MS + 2 * C_MS, 2 * A_MS + 2 * C_MS),
+    "anchor-known": Way("anchor-known", 2 * C_MS, 2 * C_MS),
 }
 
 
@@ -54,7 +64,7 @@ def mode_topology(mode: Mode, delays: bool, moves: int) -> Topology:
 
     Where nothing is central, each gateway has those beside it as neighbours, as if they stood in a row.
     """
-    way = _WAYS[mode]
+    way = WAYS[mode]
     plain = topology(moves)
     gateway_ms, asked_ms = (GATEWAY_MS, ASKED_MS) if delays else (0.0, 0.0)
     names = list(plain.gateways)
@@ -75,33 +85,90 @@ def mode_topology(mode: Mode, delays: bool, moves: int) -> Topology:
 
 
 def run(
-    mode: Mode, moves: int, keep: Path | None, say: Callable[[str], None], *, delays: bool = False, silent: bool = False
+    modes: Sequence[Mode],
+    moves: int,
+    keep: Path | None,
+    say: Callable[[str], None],
+    *,
+    delays: bool = False,
+    silent: bool = False,
 ) -> list[Row]:
-    """Measure a mode in a lab made for it; ``keep``: a directory for the captures. Raises what ``Bench.run`` raises."""
+    """Measure modes in labs made for them; ``keep``: a directory for the captures. Raises what ``Bench.run`` raises."""
+    found = _series(modes, delays)
+    alone = len(found) == 1
+    for number, part in enumerate([moves] if alone else _parts(moves), 1):
+        for (mode, delayed), series in found.items():
+            where = keep if keep is None or alone else keep / _captures(mode, delayed, number)
+            series.extend(_measured(mode_topology(mode, delayed, part), part, where, _of(mode, delayed, say), silent))
+    return _rows(found)
+
+
+def _measured(
+    domain: Topology, moves: int, keep: Path | None, say: Callable[[str], None], silent: bool
+) -> list[Handover]:
     say(f"building a domain with {moves} hosts")
-    with Domain.up(mode_topology(mode, delays, moves), f"bench-{os.getpid()}", owner_pid=os.getpid()) as domain:
-        analysis = Bench(domain, keep or domain.directory / "captures", say, silent).run_one_series()
-        return mode_rows(mode, analysis, moves)
+    with Domain.up(domain, f"bench-{os.getpid()}", owner_pid=os.getpid()) as up:
+        return one_anchor(Bench(up, keep or up.directory / "captures", say, silent).run_one_series(), moves)
 
 
-def from_captures(directory: Path, mode: Mode) -> list[Row]:
-    """The rows of an earlier run in a mode, from its captures; raises CaptureFileError or BenchError."""
-    return mode_rows(mode, analyse(directory))
+def _of(mode: Mode, delayed: bool, say: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda text: say(f"{mode}{' with delays' if delayed else ''}: {text}")
 
 
-def mode_rows(mode: Mode, analysis: Analysis, moves: int | None = None) -> list[Row]:
-    """The rows ``handover.MODE.…``. ``moves``: how many handovers there must be (None: at least one).
+def from_captures(directory: Path, modes: Sequence[Mode], delays: bool = False) -> list[Row]:
+    """The rows of an earlier run in these modes, from its captures; raises CaptureFileError or BenchError."""
+    found = _series(modes, delays)
+    for (mode, delayed), series in found.items():
+        rounds = [directory / _captures(mode, delayed, number) for number in range(1, ROUNDS + 1)]
+        kept = [each for each in rounds if each.is_dir()]
+        # Of a single series they are not in a directory of its own.
+        for each in kept or ([directory] if len(found) == 1 else rounds[:1]):
+            series.extend(one_anchor(analyse(each)))
+    return _rows(found)
 
-    Raises BenchError when one is missing or one of them lacks a number. The registration is for information: not every
-    mode acknowledges the first PBU to the gateway that sent it, so ``pba`` may have fewer values, or be left out.
+
+def _series(modes: Sequence[Mode], delays: bool) -> dict[tuple[Mode, bool], list[Handover]]:
+    """Without delays first; a mode that is named twice is measured once."""
+    return {(mode, delayed): [] for delayed in ((False, True) if delays else (False,)) for mode in modes}
+
+
+def _parts(moves: int) -> list[int]:
+    """How many handovers there are in each round."""
+    return [part for part in (moves - moves // ROUNDS, moves // ROUNDS) if part]
+
+
+def _captures(mode: Mode, delayed: bool, number: int) -> str:
+    return f"{mode}{'-delays' if delayed else ''}-{number}"
+
+
+def _rows(found: dict[tuple[Mode, bool], list[Handover]]) -> list[Row]:
+    return [line for (mode, delayed), series in found.items() for line in mode_rows(mode, series, delayed)]
+
+
+def one_anchor(analysis: Analysis, moves: int | None = None) -> list[Handover]:
+    """The handovers with one old anchor. ``moves``: how many there must be (None: at least one).
+
+    Raises BenchError when one is missing, or something was not as it should be.
     """
     series = [handover for handover in analysis.handovers if handover.old_flows == 1]
     if not series or moves not in {None, len(series)}:
         raise BenchError(f"{len(series)} handovers with 1 old flow in the captures, expected {moves or 'some'}")
     refuse_faults(analysis)
-    name = f"handover.{mode}"
+    return series
+
+
+def mode_rows(mode: Mode, series: list[Handover], delayed: bool = False) -> list[Row]:
+    """The rows ``handover.MODE.…``, those with delays ``handover.MODE.….delays``.
+
+    Raises BenchError when a handover lacks a number. The registration is for information: not every mode acknowledges
+    the first PBU to the gateway that sent it, so ``pba`` may have fewer values, or be left out.
+    """
+
+    def named(quantity: str) -> str:
+        return f"handover.{mode}.{quantity}{DELAYS if delayed else ''}"
+
     rows = [
-        row(f"{name}.{quantity}", "ms", every(quantity, series))
+        row(named(quantity), "ms", every(quantity, series))
         for quantity in ("old_flow_down", "old_flow_up", "ra_new", "ra_old")
     ]
     further = {
@@ -109,21 +176,7 @@ def mode_rows(mode: Mode, analysis: Analysis, moves: int | None = None) -> list[
         "pba": [handover.pba_ms for handover in series if handover.pba_ms is not None],
         "anchor_pbu_to_pba": [ms for handover in series for ms in handover.anchor_ms.values()],
     }
-    rows += [row(f"{name}.{quantity}", "ms", values) for quantity, values in further.items() if values]
-    rows.append(row(f"{name}.lost_down", "packets", [handover.lost_down for handover in series]))
-    rows.append(row(f"{name}.lost_up", "packets", [handover.lost_up for handover in series]))
+    rows += [row(named(quantity), "ms", values) for quantity, values in further.items() if values]
+    rows.append(row(named("lost_down"), "packets", [handover.lost_down for handover in series]))
+    rows.append(row(named("lost_up"), "packets", [handover.lost_up for handover in series]))
     return rows
-
-
-def compared(mode: Mode, rows: Sequence[Row]) -> Iterator[str]:
-    """What a run with delays measured beside its formula."""
-    way, medians = _WAYS[mode], {line.name: line.p50 for line in rows}
-    down, up = (medians[f"handover.{mode}.old_flow_{direction}"] for direction in ("down", "up"))
-    expected = way.up_ms + WAY_OUT_MS
-    yield ""
-    yield f"Delays, one way: a = {A_MS:g} ms, b = {B_MS:g} ms, c = {C_MS:g} ms. Medians beside the formula of {mode}:"
-    yield f"old_flow_down  formula {way.down_ms:g} ms, measured {down:.2f} ms ({down - way.down_ms:+.2f})"
-    yield (
-        f"old_flow_up    formula {way.up_ms:g} ms and {WAY_OUT_MS:g} ms of the packet's own way to the correspondent,"
-        f" measured {up:.2f} ms ({up - expected:+.2f})"
-    )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from anchord.daemon.consistency import NEIGHBOURS
 from anchord.lab.topology import CORE_INTERFACE, Daemon, Gateway, Lma, Topology, local_interface
 
 DOMAIN_FILE = "domain.toml"
@@ -105,10 +106,17 @@ def node_settings(directory: Path, topology: Topology, node: Daemon) -> dict[str
         local = [local_interface(other.name) for other in topology.behind(node.name)]
         settings |= {"access": [link.interface for link in node.links], "core": [CORE_INTERFACE, *local]}
         if topology.finder == "anchor-known":
-            settings["neighbours"] = [name for name in topology.gateways if name != node.name]
+            settings["neighbours"] = _neighbours(list(topology.gateways), node.name)
     if isinstance(node, Lma):
         settings |= {"core": [CORE_INTERFACE]}
     return merged(settings, node.node)
+
+
+def _neighbours(names: list[str], name: str) -> list[str]:
+    """The other gateways, as many as a gateway may ask: those that stand nearest to it in the topology file."""
+    at = names.index(name)
+    nearest = sorted((other for other in names if other != name), key=lambda other: abs(names.index(other) - at))
+    return sorted(nearest[:NEIGHBOURS], key=names.index)
 
 
 def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from anchord.daemon.config import DomainConfig, NodeConfig
 from anchord.daemon.configfile import Table
-from anchord.daemon.consistency import wrong_interfaces
+from anchord.daemon.consistency import misfits
 from anchord.lab import config_files
-from anchord.lab.topology import Daemon, Gateway, Lma, Place, Problem, Topology
+from anchord.lab.topology import Daemon, Gateway, Place, Problem, Topology
 from anchord.lab.topology_problems import place
 
 _OF_THE_LAB = ("node", "domain", "run")  # with others the lab would not find its own daemons again
@@ -48,9 +48,11 @@ def _node_problems(where: Place, topology: Topology, node: Daemon) -> Iterator[P
     for inner, what in _errors(NodeConfig, settings):
         if inner[0] not in _OF_THE_LAB:
             yield (*where, *inner), what
-    role = "gateway" if isinstance(node, Gateway) else "lma" if isinstance(node, Lma) else node.name
-    for inner, what in wrong_interfaces(role, settings):
-        yield (*where, *inner), what
+    operator = node.operator if isinstance(node, Gateway) else None
+    domain = config_files.domain_settings(topology, operator)
+    for inner, what in misfits(settings, domain, settings["run"]):
+        if inner[0] not in _OF_THE_LAB:
+            yield (*where, *inner), what
 
 
 def _errors(model: type[Table], settings: Mapping[str, Any]) -> list[Problem]:

@@ -98,7 +98,7 @@ class GatewayTable(Table):
     """``[gateways.NAME]``: all of it may be left out."""
 
     address: GlobalAddress | None = text(None, _ADDRESS, "Its address on its core link, a /64 of its own")
-    pools: tuple[Pool, ...] | None = text(None, "a list of IPv6 prefixes of /64 or shorter", "What it anchors")
+    pools: tuple[Pool, ...] | None = text(None, "a list of IPv6 prefixes shorter than /64", "What it anchors")
     access: tuple[str, ...] = text((), "a list of names of 1 to 3 letters or digits", "Several access links")
     local_networks: tuple[Network, ...] = text((), "a list of IPv6 prefixes", "As in domain.toml")
     operator: str | None = text(None, "a name", "Whose it is, where an LMA stands between operators")
@@ -119,7 +119,7 @@ class ServerTable(Table):
 class LmaTable(ServerTable):
     """``[lmas.NAME]``: all of it may be left out."""
 
-    pools: tuple[Pool, ...] | None = text(None, "a list of IPv6 prefixes of /64 or shorter", "What it anchors")
+    pools: tuple[Pool, ...] | None = text(None, "a list of IPv6 prefixes shorter than /64", "What it anchors")
     operators: tuple[str, ...] = text((), "a list of operators", "Between whom it stands, as their central database")
 
 
@@ -156,7 +156,7 @@ class TopologyTable(Table):
 
     name: str = text("lab", "a name", "The domain's name")
     mobility: bool = flag(True, "false: the gateways are plain routers, for comparison")
-    core_mtu: int = whole(1500, 1280, 65535, "bytes", "MTU of the core links")
+    core_mtu: int = whole(1500, 1, 65535, "bytes", "MTU of the core links")
     gateways: dict[str, GatewayTable] = text(..., "a table for each gateway", "The gateways")
     finder: Finder = text(
         "central", "'central', 'directory' or 'anchor-known'", "How gateways find the anchors of a host"

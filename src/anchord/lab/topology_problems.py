@@ -7,6 +7,7 @@ from ipaddress import IPv6Interface, IPv6Network
 from itertools import combinations
 from typing import Any
 
+from anchord.kernel.tables import ENCAPSULATION_OVERHEAD, MIN_MTU
 from anchord.lab.errors import LabError, unknown
 from anchord.lab.topology import (
     CORE,
@@ -29,6 +30,7 @@ def problems(topology: Topology) -> Iterator[Problem]:
     yield from _address_problems(topology)
     yield from _host_problems(topology)
     yield from _finder_problems(topology)
+    yield from _mtu_problems(topology)
     yield from _delay_problems(topology)
     yield from _program_problems(topology)
 
@@ -48,6 +50,13 @@ def _finder_problems(topology: Topology) -> Iterator[Problem]:
             yield (finder,), f"has no place in a domain whose finder is {topology.finder!r}, expected it to be left out"
     if topology.central is not None and topology.between is not None:
         yield ("central",), f"has no place beside {topology.between.name}, which takes it, expected it to be left out"
+
+
+def _mtu_problems(topology: Topology) -> Iterator[Problem]:
+    least = ENCAPSULATION_OVERHEAD + MIN_MTU
+    if 0 < topology.core_mtu < least:
+        why = f"tunnels take {ENCAPSULATION_OVERHEAD} bytes and IPv6 needs {MIN_MTU}"
+        yield ("core_mtu",), f"is {topology.core_mtu}, {why}: expected {least} or more; 1540 carries full-size packets"
 
 
 def _delay_problems(topology: Topology) -> Iterator[Problem]:

@@ -6,6 +6,9 @@ A resolver is announced where it can be reached. One in a local network of a gat
 alone, here or as an old anchor's, and goes with it. Any other is shown by the router of the gateway that the node is
 at, so that every move renews it; old anchors' routers do not mention it, because a lifetime of 0 from one of them would
 take it away.
+
+A gateway whose own prefix is withheld has no router for the node: the next gateway would not know of it, and the node
+would go on sending there. The router of what is preferred instead takes its place.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ class Advertising:
         domain = core.settings.domain
         local = [network for gateway in domain.gateways.values() for network in gateway.local_networks]
         everywhere = tuple(resolver for resolver in domain.resolvers if not any(resolver in each for each in local))
+        self._resolvers_everywhere = everywhere
         self._own_resolvers = everywhere + self._resolvers_in(core.settings.me.local_networks)
 
     def advertise(self, session: Session, now: Instant) -> None:
@@ -57,25 +61,34 @@ class Advertising:
 
     def _advertise_anchors(self, session: Session, now: Instant) -> None:
         lifetimes = self._core.settings.domain.lifetimes
-        shown: tuple[AdvertisedPrefix, ...] = ()
-        if not session.withheld:
-            session.shown = True
-            shown = (AdvertisedPrefix(session.prefix, lifetimes.valid_s, lifetimes.preferred_s),)
-        elif session.shown:
-            # Served without the CMD's word at first: what the node has been given stays, but is not to be preferred.
-            shown = (AdvertisedPrefix(session.prefix, lifetimes.valid_s, 0),)
-        self._show(session, session.router, shown, lifetimes.router_s, Preference.MEDIUM, resolvers=self._own_resolvers)
         # A host that holds as many prefixes as it can goes on with the newest of them, through its tunnel.
         preferred = session.anchors[-1] if session.withheld and session.anchors else None
+        self._advertise_own(session, preferred is not None)
         for anchor in session.anchors:
-            # Preferred 0: old connections go on, new ones take the new prefix. The router stays, at low preference:
-            # it is the next hop of what is anchored there (decision 23).
-            preferred_s = lifetimes.preferred_s if anchor is preferred else 0
             valid_s = lifetimes.valid_s
             if session.fading is not None and session.fading[0] == anchor.maar:
                 valid_s = max(int(valid_s - (now.monotonic_s - session.fading[1])), 0)
+            # Preferred 0: old connections go on, new ones take the new prefix. The router stays, at low preference:
+            # it is the next hop of what is anchored there (decision 23).
+            preferred_s = lifetimes.preferred_s if anchor is preferred else 0
+            preference = Preference.MEDIUM if anchor is preferred else Preference.LOW
+            resolvers = self._resolvers_everywhere if anchor is preferred else ()
             old = tuple(AdvertisedPrefix(prefix, valid_s, preferred_s) for prefix in anchor.prefixes)
-            self._show_anchor(session, anchor, old, lifetimes.router_s, Preference.LOW)
+            self._show_anchor(session, anchor, old, lifetimes.router_s, preference, resolvers)
+
+    def _advertise_own(self, session: Session, replaced: bool) -> None:
+        """Our own prefix and router. ``replaced``: the node is to use those of another gateway."""
+        lifetimes = self._core.settings.domain.lifetimes
+        if not session.withheld:
+            session.shown = True
+        elif not session.shown:
+            return
+        # Served without the CMD's word at first: what the node has been given stays, but is not to be preferred, and
+        # the next gateway may not know of this router (RFC 4861 section 6.3.4: lifetime 0, no default router).
+        preferred_s = 0 if session.withheld else lifetimes.preferred_s
+        prefixes = (AdvertisedPrefix(session.prefix, lifetimes.valid_s, preferred_s),)
+        router_s, resolvers = (0, ()) if replaced else (lifetimes.router_s, self._own_resolvers)
+        self._show(session, session.router, prefixes, router_s, Preference.MEDIUM, resolvers=resolvers)
 
     def answer(self, session: Session, now: Instant) -> None:
         """To a solicitation: at once, because a DLIF is a point-to-point link, but rate limited (decision 22)."""
@@ -86,6 +99,10 @@ class Advertising:
         """Have the node forget an old anchor's router, prefixes and routes at once (RFC 5213 section 6.12)."""
         gone = tuple(AdvertisedPrefix(prefix, 0, 0) for prefix in anchor.prefixes)
         self._show_anchor(session, anchor, gone, 0, Preference.MEDIUM)
+
+    def withdraw_router(self, session: Session, router: LogicalRouter) -> None:
+        """Have the node forget a router that nobody here is."""
+        self._show(session, router, (), 0, Preference.MEDIUM)
 
     def withdraw_all(self, session: Session) -> None:
         """Have the node forget every router it has been shown here."""
@@ -107,9 +124,10 @@ class Advertising:
         prefixes: tuple[AdvertisedPrefix, ...],
         router_lifetime_s: int,
         preference: Preference,
+        more_resolvers: tuple[IPv6Address, ...] = (),
     ) -> None:
         networks = anchor.local_networks
-        resolvers = self._resolvers_in(networks)
+        resolvers = more_resolvers + self._resolvers_in(networks)
         self._show(session, anchor.router, prefixes, router_lifetime_s, preference, networks, resolvers)
 
     def _show(

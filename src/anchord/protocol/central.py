@@ -23,8 +23,9 @@ from anchord.protocol.checking import Checks, Request
 from anchord.protocol.counters import Counters
 from anchord.protocol.exchange import Exchanges
 from anchord.protocol.groups import Anchor, read_groups
-from anchord.protocol.identity import derive_router, mac_text, mn_id_text
+from anchord.protocol.identity import mac_text, mn_id_text
 from anchord.protocol.inputs import Input, MessageDropped, MessageReceived
+from anchord.protocol.learning import Learning
 from anchord.protocol.notifying import Notifying
 from anchord.protocol.outbox import Outbox
 from anchord.protocol.outputs import Output, Persist, Send
@@ -43,7 +44,7 @@ from anchord.wire.messages import (
     Status,
     UpdateNotificationAcknowledgement,
 )
-from anchord.wire.options import AccessTechnologyType, AnchoredPrefix, Handoff, HandoffIndicator
+from anchord.wire.options import AccessTechnologyType, Handoff, HandoffIndicator
 
 # Answer first, clean up later: the serving gateway has shown a node what it holds before it has to withdraw some of it.
 SURPLUS_S = 1.0
@@ -66,6 +67,7 @@ class Central(Outbox):
         self._revoking = Revoking(self, domain.timing, domain.limits, self._revoked)
         self._notifying = Notifying(domain, self._exchanges, self._revoking, self)
         self._telling = Telling(domain, self._cache, self._exchanges, self._answering, self._notifying, self)
+        self._learning = Learning(domain, self._cache, self._telling, self._answering, self._notifying, self)
         self._reminding = Reminding(domain, self._cache, self._telling, self, is_bound)
         self._timers: Timers[tuple[str, str]] = Timers()
         self._clocks: tuple[Clock, ...] = (
@@ -197,6 +199,8 @@ class Central(Outbox):
             self._accept(verdict, now)
             return
         self.counters.of(gateway.address).refuse(verdict)
+        if verdict is Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED:
+            self._learning.refused(update, gateway, now)
         last = None
         if verdict is Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
             binding = self._cache.find(update)
@@ -293,7 +297,7 @@ class Central(Outbox):
                 binding.serving = replace(serving, router=serving.router or binding.serving.router)
                 known = not binding.withheld
         if request.binding is None or update.first(HandoffIndicator) != HandoffIndicator(Handoff.UNCHANGED):
-            self._remember_anchors(binding, update)
+            self._learning.listed(binding, update)
         self._keep_budget(binding, known, now)
         self._cache.let_go(before)  # keep() enters again what the node still holds
         self._cache.keep(binding)
@@ -364,25 +368,6 @@ class Central(Outbox):
         self._telling.withdraw(binding, oldest, now)
         self._telling.dismiss(binding, oldest, now)
         self.report("anchor-released", mn=mn_id_text(binding.mn_id), anchor=str(oldest.maar), cause="budget")
-
-    def _remember_anchors(self, binding: Binding, update: BindingUpdate) -> None:
-        """Decision 26: a refresh lists what the node retains, and so does a gateway that had to go on without us.
-
-        Pools are exclusive, so each prefix names its anchor. What was given up is not taken back.
-        """
-        for option in update.all(AnchoredPrefix):
-            if len(binding.anchors) >= self._domain.limits.anchors_per_host:
-                self.counters.count("limit.prefixes")  # RFC 8885 section 6
-                return
-            owner = self._domain.anchor_of(option.prefix)
-            if owner is None or owner.address == binding.serving.maar or option.prefix in binding.released:
-                continue
-            known = binding.anchor(owner.address)
-            if known is not None or not self._cache.may_hold(binding.key, option.prefix):
-                continue
-            router = derive_router(self._domain.secret, owner.name, binding.mn_id)
-            binding.anchors.append(Anchor(owner.address, (option.prefix,), router, owner.local_networks))
-            binding.unconfirmed[owner.address] = False
 
     # Ends
 

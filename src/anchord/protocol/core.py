@@ -24,7 +24,8 @@ PERSIST_SOON_S = 0.005
 CONTINUATIONS = 4
 # What there may be to do for a node; the key of each of these timers is its session's.
 SESSION_TIMERS = (
-    "refresh", "expire", "advertise", "fallback", "probe", "redeclare", "persist", "listen", "idle", "released",
+    "refresh", "expire", "advertise", "fallback", "probe", "gone", "redeclare", "persist", "listen", "glance", "idle",
+    "released",
 )  # fmt: skip
 
 
@@ -109,18 +110,7 @@ class GatewayCore(Outbox):
         if not session.is_fixed:
             self._give_back(session, rest, now)
         self.emit(Persist("session", session.key, None))
-        for kind in (
-            "refresh",
-            "expire",
-            "advertise",
-            "fallback",
-            "probe",
-            "redeclare",
-            "persist",
-            "listen",
-            "idle",
-            "released",
-        ):
+        for kind in SESSION_TIMERS:
             self.timers.cancel((kind, session.key))
         for peer in self.counters.peers:
             self.exchanges.cancel(peer, session.key)

@@ -75,12 +75,18 @@ class Direct:
         """The node used ``address``: whose is it?"""
         prefix = _slash64(address)
         owner = self._owner(prefix)
-        if owner is None or any(prefix in anchor.prefixes for anchor in session.anchors):
+        if owner is None or prefix in session.released or self._is_covered(session, (prefix,)):
             return
         if self._core.exchanges.outstanding(owner.address, session.key) is not None:
             return  # as a neighbour, or for another prefix: the answer brings all that it anchors
         if not session.asked.get(owner.address):
             self.ask(session, owner.address, (prefix,), now)
+
+    def came_from(self, session: Session, maar: IPv6Address, now: Instant) -> None:
+        """The node was at ``maar``, and nobody has told us what that has given it."""
+        known = maar in session.asked or any(anchor.maar == maar for anchor in session.anchors)
+        if not known and maar != self._core.settings.me.address:
+            self.ask(session, maar, (), now)
 
     def ask(self, session: Session, maar: IPv6Address, prefixes: tuple[IPv6Network, ...], now: Instant) -> None:
         """Tell one anchor that the node is here. Without ``prefixes`` the question is whether it anchors any."""
@@ -90,6 +96,16 @@ class Direct:
             return
         session.asked[maar] = prefixes
         self._send(session, maar, prefixes, Handoff.UNKNOWN, self._domain.lifetimes.binding_s, now)
+
+    def confirm(self, session: Session, anchor: Anchor, now: Instant) -> None:
+        """Does an anchor that has answered us still anchor this? The CMD does not name it."""
+        lifetime_s = self._domain.lifetimes.binding_s
+        self._send(session, anchor.maar, anchor.prefixes, Handoff.UNCHANGED, lifetime_s, now)
+
+    @staticmethod
+    def _is_covered(session: Session, prefixes: Sequence[IPv6Network]) -> bool:
+        held = {prefix for anchor in session.anchors for prefix in anchor.prefixes}
+        return held.issuperset(prefixes)
 
     def refresh(self, session: Session, now: Instant) -> None:
         """Every anchor is told that the node is still here (RFC 5213 section 6.9.1.3).
@@ -223,8 +239,7 @@ class Direct:
 
     def _is_news(self, session: Session, anchor: Anchor) -> bool:
         """Whether the CMD, which has answered meanwhile, has not told of ``anchor``. What it has told comes first."""
-        known = {prefix for each in session.anchors for prefix in each.prefixes}
-        if known.issuperset(anchor.prefixes):
+        if self._is_covered(session, anchor.prefixes):
             return False
         if len(session.anchors) < self._domain.limits.anchors_per_host:
             return True
@@ -247,6 +262,8 @@ class Direct:
                 continue
             if unnamed and info.address in session.asked:
                 continue
+            if session.registered and self._domain.central is not None and self._is_covered(session, owned):
+                continue  # the CMD tells it
             if self._core.exchanges.outstanding(info.address, session.key) is not None:
                 session.asked[info.address] = owned  # as a neighbour: the answer brings all that it anchors
             else:

@@ -66,7 +66,10 @@ class Exchange:
     sent: Instant  # the last transmission
     timeout_s: float
     tries: int = 0  # transmissions
+    past: bool = False  # it says where a node was: its timestamp stays what it is
+    vouched: bool = False  # what ``due`` gives out was only waiting for its turn since ``go_on``
     hurried: bool = False
+    before: tuple[int, Instant] = (0, Instant(0.0, 0.0))  # ``ticks`` and ``sent`` without the last transmission
     sequences: list[int] = field(default_factory=list)  # every number this exchange has used
 
 
@@ -85,6 +88,7 @@ class Exchanges:
         self._waiting: dict[Key, Exchange] = {}
         self._by_sequence: dict[tuple[IPv6Address, int], Key] = {}
         self._queue: dict[Key, None] = {}  # in the order in which they leave
+        self._first: dict[Key, None] = {}  # these before them
         self._recent: dict[Key, deque[float]] = {}  # transmissions of the last second, latest last
         self._sequence: dict[IPv6Address, int] = {}
         self._reserved: dict[IPv6Address, int] = {}
@@ -101,21 +105,24 @@ class Exchanges:
         self._sequence[peer] = sequence
         self._reserved[peer] = sequence
 
-    def start(self, peer: IPv6Address, session: str, message: BindingUpdate, ticks: int, now: Instant) -> list[Output]:
+    def start(
+        self, peer: IPv6Address, session: str, message: BindingUpdate, ticks: int, now: Instant, past: bool = False
+    ) -> list[Output]:
         """Send ``message`` to ``peer`` and repeat it until answered or superseded.
 
         Sequence number and Timestamp are filled in here; ``ticks`` is the timestamp of the first transmission (0: the
-        message carries none), if it need not wait.
+        message carries none), if it need not wait; of all of them, if the message is about the ``past``.
         """
         key = (peer, session)
         self._drop(key)
-        exchange = Exchange(peer, session, message, ticks, now, now, self._timing.initial_bindack_s)
+        exchange = Exchange(peer, session, message, ticks, now, now, self._timing.initial_bindack_s, past=past)
         self._waiting[key] = exchange
         return self._offer(exchange, now)
 
     def cancel(self, peer: IPv6Address, session: str) -> None:
         """Stop repeating; the answer, should one come, matches nothing any more."""
         self._drop((peer, session))
+        self._first.pop((peer, session), None)
         self._queue.pop((peer, session), None)
 
     def outstanding(self, peer: IPv6Address, session: str) -> Exchange | None:
@@ -150,15 +157,18 @@ class Exchanges:
         return self._offer(exchange, now)
 
     def withheld(self, exchange: Exchange) -> None:
-        """What ``due`` gave out just now is not sent: it takes nothing of what may be."""
+        """What ``due`` gave out just now is not sent: it has said nothing. ``go_on`` may send it later."""
         recent = self._recent.get((exchange.peer, exchange.session))
         if recent:
             recent.pop()
-        self._bucket_full_s -= 1.0 / self._limits.updates_per_s
+        exchange.ticks, exchange.sent = exchange.before
 
     def go_on(self, exchange: Exchange, now: Instant) -> list[Output]:
-        """Repeat what ``due`` gave out and its caller did not send; the next repetition is as far away as it was."""
-        return self._offer(exchange, now)
+        """Send what ``due`` gave out and its caller did not send; the next repetition is as far away as it was.
+
+        Before whatever else waits for its turn: it has had one, and what it says is true now.
+        """
+        return self._offer(exchange, now, self._first)
 
     def next_s(self) -> float | None:
         """When ``due`` has something to do (monotonic seconds)."""
@@ -175,23 +185,25 @@ class Exchanges:
             if kind == "repeat":
                 # RFC 6275 section 11.8: double, up to MAX_BINDACK_TIMEOUT, then on and on (RFC 8885 section 3.6).
                 exchange.timeout_s = min(exchange.timeout_s * 2, self._timing.max_bindack_s)
+            exchange.vouched = False
             outputs = self._offer(exchange, now)
             if outputs:
                 yield exchange, outputs
 
     def _drain(self, now: Instant) -> Iterator[tuple[Exchange, list[Output]]]:
-        while self._queue and self._room_at() <= now.monotonic_s:
-            key = next(iter(self._queue))
-            del self._queue[key]
+        while (queue := self._first or self._queue) and self._room_at() <= now.monotonic_s:
+            key = next(iter(queue))
+            del queue[key]
             exchange = self._waiting[key]
+            exchange.vouched = queue is self._first
             yield exchange, self._transmit(exchange, now)
-        if self._queue:
+        if self._first or self._queue:
             self._timers.set(("drain", None), self._room_at())
 
-    def _offer(self, exchange: Exchange, now: Instant) -> list[Output]:
-        """Send now, or as soon as it may."""
+    def _offer(self, exchange: Exchange, now: Instant, queue: dict[Key, None] | None = None) -> list[Output]:
+        """Send now, or as soon as it may. ``queue``: where it waits for that."""
         key = (exchange.peer, exchange.session)
-        if key in self._queue:
+        if key in self._queue or key in self._first:
             self._counters.count("updates.superseded")
             return []
         free_s = self._free_at(key, now)
@@ -199,9 +211,9 @@ class Exchanges:
             self._counters.count("updates.held")
             self._timers.set(("held", key), free_s)
             return []
-        if self._queue or self._room_at() > now.monotonic_s:
+        if self._first or self._queue or self._room_at() > now.monotonic_s:
             self._counters.count("updates.queued")
-            self._queue[key] = None
+            (self._queue if queue is None else queue)[key] = None
             self._timers.set(("drain", None), self._room_at())
             return []
         return self._transmit(exchange, now)
@@ -224,10 +236,12 @@ class Exchanges:
 
     def _transmit(self, exchange: Exchange, now: Instant) -> list[Output]:
         key = (exchange.peer, exchange.session)
-        if exchange.ticks and exchange.tries:
+        exchange.before = exchange.ticks, exchange.sent
+        restamped = exchange.ticks and not exchange.past
+        if restamped and exchange.tries:
             # RFC 5213 section 6.9.4 (4): a repetition carries the latest timestamp.
             exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks + 1)
-        elif exchange.ticks and now.monotonic_s - exchange.first_sent.monotonic_s > self._timing.timestamp_window_s / 2:
+        elif restamped and now.monotonic_s - exchange.first_sent.monotonic_s > self._timing.timestamp_window_s / 2:
             # It was right when the message was written, and says when the node was here: whoever has heard it since is
             # right. But receivers compare it with their clock now (RFC 5213 section 5.5).
             exchange.ticks = max(ticks_of(now.wall_s), exchange.ticks)

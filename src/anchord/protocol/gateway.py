@@ -18,7 +18,7 @@ from typing import Any
 from anchord.protocol.anchoring import AnchoringRole
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import Counters
-from anchord.protocol.identity import mn_id_of_mac, mn_id_text, session_key
+from anchord.protocol.identity import mac_text, mn_id_of_mac, mn_id_text, session_key
 from anchord.protocol.inputs import (
     DirectoryAnswered,
     DirectoryMet,
@@ -203,10 +203,13 @@ class Gateway:
             elif (
                 session is not None
                 and exchange.message.lifetime_s
+                and not exchange.past
+                and not exchange.vouched
                 and self._serving.presence.is_doubtful(session, exchange.peer, now)
             ):
                 # RFC 5213 section 6.9.4 (2): repeated only while the node is attached. If it is, it says so.
                 self._core.exchanges.withheld(exchange)
+                self._core.emit(*(output for output in outputs if isinstance(output, Persist)))
                 self._serving.presence.hold(session, exchange.peer, now)
             else:
                 if exchange.tries > 1:
@@ -228,6 +231,8 @@ class Gateway:
             "fallback": serving.unanswered,
             "refresh": serving.presence.refresh_due,
             "probe": serving.presence.probe,
+            "gone": self._of_session(self._revoked.unanswered),
+            "glance": self._of_session(serving.clues.glance),
             "directory": serving.directory_silent,
             "redeclare": self._of_session(lambda session, now: serving.redeclare(session)),
             "advertise": self._of_session(serving.advertise),
@@ -328,6 +333,23 @@ class Gateway:
             self.counters.of(event.source).drop("unmatched-revocation-ack")  # a gateway revokes nothing
         else:
             self._core.unrecognized(event, now)
+
+    # An administrator
+
+    def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
+        """End the session of a mobile node (identifier or MAC address) that is here, or of one that holds a prefix.
+
+        Returns its identifier. For domains without a CMD, which would know of all: only the serving gateway can end a
+        session there (RFC 8885 section 3.5), and does as if the node had left. Its frames are let alone for a while.
+        """
+        here = [s for s in self.sessions.values() if s.phase is not Phase.AWAY]
+        if isinstance(named, IPv6Network):
+            ended = [session for session in here if named in session.prefixes()]
+        else:
+            ended = [session for session in here if named in (mn_id_text(session.mn_id), mac_text(session.mac))]
+        for session in ended:
+            self._serving.revoke(session, now)
+        return [mn_id_text(session.mn_id) for session in ended], self._core.take_outputs()
 
     # Peers
 

@@ -32,7 +32,7 @@ class HostSeen:
 
     ``address``: one of the host's own, if the frame showed one. ``solicited``: the frame was a Router Solicitation.
     ``reassociated``: layer 2 says that the host (re)associated, so it may have forgotten its routers.
-    ``age_s``: how long ago the frame arrived (seconds).
+    ``age_s``: how long ago the frame arrived (seconds). ``router``: the MAC address that an IPv6 packet was sent to.
     """
 
     interface: str
@@ -41,6 +41,7 @@ class HostSeen:
     solicited: bool = False
     reassociated: bool = False
     age_s: float = 0.0
+    router: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ the gateway this is one more way to find a node's anchors, with the LMA as the o
 the same addresses at every MAG: fixed ones (sections 6.9.3 and 9.3), or a MAC address made from the LMA's name and the
 link-local address that the LMA says.
 
-That a node has gone to another MAG the LMA may tell us seconds later (RFC 5846), or never. So a node is registered
+That a node has gone to another MAG the LMA may tell us (RFC 5846), or not. So a node is registered
 again whenever it seems to have come back, and a session may end by lifetime; the LMA ignores the de-registration that
 follows, which is not ours to make any more.
 """
@@ -82,8 +82,9 @@ class Mag:
         self._core.timers.set(("expire", session.key), now.monotonic_s + self._domain.lifetimes.binding_s)
 
     def refresh(self, session: Session, now: Instant) -> None:
-        """The node is still here (section 6.9.1.3)."""
-        self._send(session, Handoff.UNCHANGED, self._domain.lifetimes.binding_s, now)
+        """The node is still here (section 6.9.1.3); or is here whatever its LMA thinks: then it is handed over."""
+        handoff = Handoff.UNCHANGED if session.registered else Handoff.UNKNOWN
+        self._send(session, handoff, self._domain.lifetimes.binding_s, now)
 
     def end(self, session: Session, now: Instant) -> None:
         """The session is over (section 6.9.1.4)."""

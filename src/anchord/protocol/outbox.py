@@ -39,6 +39,7 @@ Admitted = (
 
 # RFC 6275 section 9.3.3: Binding Errors are rate limited; to each peer no more than one in so many seconds.
 ERROR_EVERY_S = 1.0
+_PROXY_UPDATE = int(BindingUpdateFlag.PROXY | BindingUpdateFlag.ACKNOWLEDGE)
 
 
 class Outbox:
@@ -127,8 +128,7 @@ class Outbox:
 
 def _is_proxy_update(update: BindingUpdate, unicast: bool) -> bool:
     """RFC 5213 section 6.9.1.5: a PBU has P and A set, and goes to one node."""
-    wanted = BindingUpdateFlag.PROXY | BindingUpdateFlag.ACKNOWLEDGE
-    return unicast and update.flags & wanted == wanted
+    return unicast and int(update.flags) & _PROXY_UPDATE == _PROXY_UPDATE
 
 
 def _count_malformed(counters: PeerCounters, message: Admitted) -> None:

@@ -376,7 +376,7 @@ class PlainAnchor(Outbox):
     def _end(self, binding: PlainBinding, now: Instant) -> None:
         """De-registered for long enough, or expired (RFC 6275 section 10.3.1)."""
         self.report("ended", mn=mn_id_text(binding.mn_id), prefixes=[str(prefix) for prefix in binding.prefixes])
-        self._forget(binding)
+        self._forget(binding, now)
         # The node keeps its address until the last valid lifetime that it may have been told of has run out.
         for prefix in binding.prefixes:
             self._rest(prefix, now.wall_s + self._domain.lifetimes.valid_s, now)
@@ -385,10 +385,10 @@ class PlainAnchor(Outbox):
             self._timers.cancel(("wait", binding.key))
             self._create(waiting, now)
 
-    def _forget(self, binding: PlainBinding) -> None:
+    def _forget(self, binding: PlainBinding, now: Instant) -> None:
         self._cache.remove(binding)
         self._timers.cancel(("expire", binding.key))
-        self.revoking.forget(binding)
+        self.revoking.forget(binding, now)
         self._newest.pop(binding.key, None)
         self.emit(Persist("plain", binding.key, None))
         if not binding.ending:
@@ -427,7 +427,7 @@ class PlainAnchor(Outbox):
         self.counters.count("forwarding.failed")
         self.report("forwarding-failed", "error", mn=mn_id_text(binding.mn_id), error=event.error)
         if promise.fresh and newest:
-            self._forget(binding)
+            self._forget(binding, now)
             for prefix in binding.prefixes:
                 self._pool.give_up(prefix)  # nobody was told of it
         self._refuse(promise.request.update, promise.request.source, Status.INSUFFICIENT_RESOURCES, now)

@@ -17,8 +17,8 @@ from anchord.protocol.settings import DomainSettings
 from anchord.protocol.timers import Instant, Timers
 from anchord.wire.messages import BindingRevocationAcknowledgement, RevocationTrigger
 
-# A MAG that a node has left is told so much later: until then it may have heard it too lately to believe that.
-LEFT_S = 2.0
+# A MAG that a node has left is told so much later, when the handover is over. It asks the node before it believes that.
+LEFT_S = 0.05
 _LEFT, _ENDED = RevocationTrigger.HANDOVER_UNKNOWN, RevocationTrigger.ADMINISTRATIVE_REASON
 
 
@@ -71,10 +71,12 @@ class PlainRevoking:
         self._timers.set(binding.key, now.monotonic_s + LEFT_S)
         self._revoking.cancel(to, binding.key, _LEFT)  # the node is back
 
-    def forget(self, binding: PlainBinding) -> None:
-        """The session is over."""
+    def forget(self, binding: PlainBinding, now: Instant) -> None:
+        """The session is over. MAGs that were to hear of the node's departure hear it now."""
         self._timers.cancel(binding.key)
-        self._left.pop(binding.key, None)
+        for mag in self._left.pop(binding.key, ()):
+            if mag != binding.proxy_coa:
+                self._start(binding, mag, _LEFT, now)
 
     def _start(self, binding: PlainBinding, mag: IPv6Address, trigger: RevocationTrigger, now: Instant) -> None:
         node = (mag, binding.key, binding.mn_id, binding.link_layer_id)

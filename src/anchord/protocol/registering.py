@@ -14,10 +14,12 @@ from anchord.protocol.agreement import agreement_option, agrees
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.counters import status_name
 from anchord.protocol.denying import deny
+from anchord.protocol.direct import Direct
 from anchord.protocol.exchange import Exchange
 from anchord.protocol.finder import Serve
 from anchord.protocol.groups import Anchor, at_most, face_options, merge_anchors, read_groups
 from anchord.protocol.identity import session_key
+from anchord.protocol.presence import Presence
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Mode
 from anchord.protocol.timers import Instant
@@ -25,6 +27,7 @@ from anchord.protocol.updates import advised_s, anchor_in, is_about, proxy_updat
 from anchord.wire.messages import BindingAckFlag, BindingAcknowledgement, Status
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
+    AnchoredPrefix,
     Handoff,
     HomeNetworkPrefix,
     MobileNodeIdentifier,
@@ -43,11 +46,21 @@ LOCATED_WITHIN_S = 2.0
 class Registering:
     """PBUs to the CMD and its PBAs. ``serve`` is called with the anchors of a node whose registration was accepted."""
 
-    def __init__(self, core: GatewayCore, central: IPv6Address, advertising: Advertising, serve: Serve) -> None:
+    def __init__(
+        self,
+        core: GatewayCore,
+        central: IPv6Address,
+        advertising: Advertising,
+        presence: Presence,
+        direct: Direct,
+        serve: Serve,
+    ) -> None:
         self._core = core
         self._central = central
         self._domain = core.settings.domain
         self._advertising = advertising
+        self._presence = presence
+        self._direct = direct
         self._serve = serve
 
     # Asking
@@ -67,6 +80,24 @@ class Registering:
         """The node is still here (RFC 5213 section 6.9.1.3); or was never registered: then it is news to the CMD."""
         handoff = Handoff.UNCHANGED if session.registered else Handoff.UNKNOWN
         self._send(session, handoff, self._domain.lifetimes.binding_s, now)
+
+    def left(self, session: Session, now: Instant) -> None:
+        """The node seems to have gone before the CMD has ever heard that it was here: its prefix must not be lost.
+
+        As if it had been late, the PBU says when the node was here last. A CMD that has heard of the node since refuses
+        it as older (157), and learns from option 65 that the node has addresses of our prefix. Any other takes no stamp
+        of that age (156), and nothing has changed.
+        """
+        if self._domain.timestamps:
+            silent_s = now.monotonic_s - max(session.heard_s, session.verified_s)
+            own = (HomeNetworkPrefix(session.prefix),)
+            more = (
+                AnchoredPrefix(session.prefix),
+                *face_options(session.router, self._core.settings.me.local_networks),
+            )
+            then, lifetime_s = now._replace(wall_s=now.wall_s - silent_s), self._domain.lifetimes.binding_s
+            message, ticks = proxy_update(self._core, session, Handoff.UNKNOWN, lifetime_s, own, more, then)
+            self._core.emit(*self._core.exchanges.start(self._central, session.key, message, ticks, now, past=True))
 
     def end(self, session: Session, now: Instant) -> None:
         """The session is over (RFC 5213 section 6.9.1.4)."""
@@ -139,7 +170,7 @@ class Registering:
         lost_s = max(exchange.message.lifetime_s - ack.lifetime_s, 0)
         left_s = max(exchange.message.lifetime_s - (now.monotonic_s - exchange.sent.monotonic_s) - lost_s, 0.0)
         self._core.lives_on(session, left_s, now, advised_s(ack))
-        anchors = self._read_anchors(session, ack)
+        anchors = self._with_those_who_answered(session, self._read_anchors(session, ack), now)
         news = "seen" in session.timeline
         news = news or withheld != session.withheld
         session.withheld = withheld
@@ -147,6 +178,23 @@ class Registering:
             self._core.persist(session)
             return
         self._serve(session, anchors, now)
+
+    def _with_those_who_answered(self, session: Session, named: tuple[Anchor, ...], now: Instant) -> tuple[Anchor, ...]:
+        """Anchors that we have asked ourselves and the CMD does not name, perhaps because it cannot reach them, stay.
+
+        They are asked again: what has been given up they do not grant any more, and then they go.
+        """
+        room = self._domain.limits.anchors_per_host - sum(len(anchor.prefixes) for anchor in named)
+        kept: list[Anchor] = []
+        for anchor in session.anchors:
+            silent_s = now.monotonic_s - session.confirmed_s.get(anchor.maar, -1e9)
+            if silent_s > self._domain.lifetimes.binding_s or any(anchor.maar == other.maar for other in named):
+                continue
+            room -= len(anchor.prefixes)
+            if room >= 0:
+                kept.append(anchor)
+                self._direct.confirm(session, anchor, now)
+        return (*kept, *named)
 
     def _late(self, ack: BindingAcknowledgement, now: Instant) -> None:
         """More anchors under the number of a PBU that was answered before (decision 12), or nothing of ours."""
@@ -247,8 +295,17 @@ class Registering:
         if ack.status == Status.SEQUENCE_NUMBER_OUT_OF_WINDOW:
             core.exchanges.adopt_sequence(central, ack.sequence)
             core.emit(*core.exchanges.hurry(exchange, now))
+        elif exchange.past and ack.status in (Status.TIMESTAMP_MISMATCH, Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED):
+            core.exchanges.cancel(central, exchange.session)  # nothing else was to be expected
         elif ack.status == Status.TIMESTAMP_LOWER_THAN_PREV_ACCEPTED:
-            core.emit(*core.exchanges.hurry(exchange, now))
+            if (
+                session is not None
+                and exchange.message.lifetime_s
+                and self._presence.is_doubtful(session, central, now)
+            ):
+                self._presence.hold(session, central, now)
+            else:
+                core.emit(*core.exchanges.hurry(exchange, now))
         else:
             core.exchanges.cancel(central, exchange.session)
             lasting = ack.status not in _PASSING or (session is not None and not session.registered)

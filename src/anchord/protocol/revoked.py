@@ -2,7 +2,7 @@
 
 The CMD may revoke everything; another gateway, or an LMA, what it anchors of a node that is served here. The node is
 named by its identifier of whatever subtype (RFC 5846 writes of NAIs; ours are EUI-48, decision 29), and by its
-link-layer identifier where it has several interfaces.
+link-layer identifier where it has several interfaces. That a node has moved is believed when it does not answer here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from ipaddress import IPv6Address, IPv6Network
 from anchord.protocol.core import GatewayCore
 from anchord.protocol.identity import mn_id_text, session_key
 from anchord.protocol.outputs import Send
+from anchord.protocol.presence import ATTACHED
 from anchord.protocol.revoking import acknowledgement
 from anchord.protocol.serving import ServingRole
 from anchord.protocol.session import Phase, Session
@@ -36,6 +37,24 @@ class RevokedRole:
 
     def indicated(self, source: IPv6Address, indication: BindingRevocationIndication, now: Instant) -> None:
         """RFC 5846 section 6.1.2: whatever is not discarded is answered."""
+        if indication.trigger in _MOVED and _judge(indication) is None:
+            session = self._session(indication)
+            if session is not None and session.phase is Phase.SERVING and self._is_meant(source, session, indication):
+                # Section 9.1: we are to make sure that it is not attached any more.
+                self._serving.presence.doubt(session, source, indication, now)
+                return
+        self._answer(source, indication, now)
+
+    def unanswered(self, session: Session, now: Instant) -> None:
+        """The node was asked whether it is here still, since it is said to have gone."""
+        if session.heard_s > session.said_gone_s:
+            self._serving.presence.is_here(session, now)
+            return
+        said, session.said_gone = session.said_gone, {}
+        for source, indication in said.items():
+            self._answer(source, indication, now)
+
+    def _answer(self, source: IPv6Address, indication: BindingRevocationIndication, now: Instant) -> None:
         failed: list[IPv6Network] = []
         status, lost = _judge(indication), False
         if status is None:
@@ -55,8 +74,9 @@ class RevokedRole:
         revoked = [prefix for prefix in held if prefix in asked]
         if session is None or not revoked:
             return RevocationStatus.BINDING_DOES_NOT_EXIST
-        if indication.trigger in _MOVED and self._is_there(session, now):
-            return RevocationStatus.REVOCATION_FAILED_MN_IS_ATTACHED
+        moved = indication.trigger in _MOVED
+        if moved and session.phase is Phase.REGISTERING:
+            return ATTACHED  # it has come since, and the news is on its way
         failed += [prefix for prefix in asked if prefix not in held]
         self._core.report(
             "revoked",
@@ -68,7 +88,7 @@ class RevokedRole:
         left = any(prefix not in revoked for anchor in session.anchors for prefix in anchor.prefixes)
         if session.prefix in revoked or (session.is_fixed and not left):
             barred = indication.trigger == RevocationTrigger.ADMINISTRATIVE_REASON
-            self._serving.revoked(session, barred, now)
+            self._serving.revoked(session, now, barred, moved)
         else:
             self._serving.lose_prefixes(session, revoked, now)
         return RevocationStatus.PARTIAL_SUCCESS if failed else RevocationStatus.SUCCESS
@@ -104,10 +124,10 @@ class RevokedRole:
         own = [session.prefix] if central else []
         return own + [prefix for anchor in anchors for prefix in anchor.prefixes]
 
-    def _is_there(self, session: Session, now: Instant) -> bool:
-        """RFC 5846 section 9.1: whether the node is known to be attached here still, whatever the other side thinks."""
-        heard_within_s = self._core.settings.domain.timing.probe_interval_s
-        return session.phase is not Phase.AWAY and now.monotonic_s - session.heard_s <= heard_within_s
+    def _is_meant(self, source: IPv6Address, session: Session, indication: BindingRevocationIndication) -> bool:
+        held = self._revocable(source, session)
+        asked = [option.prefix for option in indication.all(HomeNetworkPrefix)] or held
+        return any(prefix in asked for prefix in held)
 
 
 def _judge(indication: BindingRevocationIndication) -> RevocationStatus | None:

@@ -13,6 +13,7 @@ from ipaddress import IPv6Address, IPv6Network
 
 from anchord.protocol.advertising import Advertising
 from anchord.protocol.budget import Budget
+from anchord.protocol.clues import Clues
 from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.denying import deny
 from anchord.protocol.direct import LISTEN_S, AnchorKnown, Direct
@@ -55,12 +56,13 @@ class ServingRole:
         self._domain = core.settings.domain
         self._advertising = Advertising(core)
         self._budget = Budget(core)
-        self.presence = Presence(core, self._refresh)
+        self.presence = Presence(core, self._refresh, self._silent)
         self._direct = Direct(core, self._budget, self._found, self._doubt)
         self._registering: Registering | None = None
         self._directory: DirectoryFinder | None = None
         self._mag = Mag(core, self._advertising, self._serve)
         self._finder: Finder = ByPolicy(self._mag, self._make_finder())
+        self.clues = Clues(core, self._direct, self._advertising, self._directory)
         self._attach_tokens = float(self._domain.limits.attach_burst)
         self._attach_filled_s = 0.0
         self._pool_exhausted = False
@@ -74,7 +76,9 @@ class ServingRole:
             return self._directory
         if domain.finding is Finding.ANCHOR_KNOWN or domain.central is None:
             return AnchorKnown(self._core, self._direct, self._serve)
-        self._registering = Registering(self._core, domain.central, self._advertising, self._serve)
+        self._registering = Registering(
+            self._core, domain.central, self._advertising, self.presence, self._direct, self._serve
+        )
         return self._registering
 
     # Noticing
@@ -87,26 +91,19 @@ class ServingRole:
         if session is None:
             self._first_attachment(seen, now)
             return
+        if session.said_gone and now.monotonic_s - seen.age_s < session.said_gone_s:
+            # It was waiting while we were told that the node has gone: it does not say that it has not.
+            self._core.counters.count("frame.before-departure")
+            return
         session.heard_s = now.monotonic_s
         session.probes = 0
-        if seen.address is not None:
-            self._shown(session, seen.address, now)
+        self.clues.read(session, seen, now)
         if session.phase is Phase.AWAY:
             self._came_back(session, seen, now)
         elif session.interface != seen.interface:
             self._changed_interface(session, seen, now)
         else:
             self._heard_again(session, seen, now)
-
-    def _shown(self, session: Session, address: IPv6Address, now: Instant) -> None:
-        """The node has used ``address``."""
-        first = (session.link_local if address.is_link_local else session.address) is None
-        if not session.note(address):
-            return
-        if address == session.address and self._is_alone(session):
-            self._direct.heard(session, address, now)
-        if first and session.phase is Phase.SERVING:
-            self._core.persist_soon(session, now)  # a restarted gateway has to know whom to ask
 
     def _heard_again(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """On the interface where it is known to be."""
@@ -120,7 +117,9 @@ class ServingRole:
             # There is nobody but us to say that we have heard it later than who may have asked for it meanwhile.
             session.ticks = max(session.ticks, ticks_of(now.wall_s - seen.age_s))
         if not session.ignored and ("listen", session.key) not in self._core.timers:
-            self._core.ignore(session)
+            session.glances = max(session.glances - 1, 0)
+            if not session.glances:
+                self._core.ignore(session)
         if not self.presence.answered(session, now) and (elsewhere_meanwhile or (session.is_fixed and seen.solicited)):
             # Where nobody tells us that a node has left, a solicitation may be all that tells of its return.
             self._refresh(session, now)
@@ -214,21 +213,12 @@ class ServingRole:
         session.hearsay, session.settled = {}, {}
         alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
         self._core.attach(session, interface, now, LISTEN_S if alone else 0.0)
+        self.clues.begin(session, now)
         if session.mac in self._core.barred:
             # RFC 5213 section 6.9.1.2 (7): a node that is not entitled is not asked about again.
             deny(self._core, self._advertising, session, Status.PROXY_REG_NOT_ENABLED, now)
             return
         self._finder.register(session, now)
-
-    def _is_alone(self, session: Session) -> bool:
-        """Whether nobody central has told us, or will, which anchors the node has."""
-        if not self._domain.mobility or session.is_fixed or session.phase is Phase.AWAY:
-            return False
-        if self._domain.finding is Finding.ANCHOR_KNOWN:
-            return True
-        if self._directory is not None and self._directory.knew_nothing(session):
-            return True
-        return session.phase is Phase.SERVING and not session.registered
 
     def _changed_interface(self, session: Session, seen: HostSeen, now: Instant) -> None:
         """Between two access interfaces of this gateway: nobody else need know."""
@@ -335,7 +325,7 @@ class ServingRole:
         """The node is elsewhere: nothing of what we do for it here goes on (decision 17)."""
         self._finder.abandon(session)
         self._direct.abandon(session)
-        for kind in ("refresh", "advertise", "fallback", "probe", "redeclare", "listen"):
+        for kind in ("refresh", "advertise", "fallback", "probe", "redeclare", "listen", "glance"):
             self._core.timers.cancel((kind, session.key))
 
     # Serving
@@ -344,7 +334,7 @@ class ServingRole:
         core = self._core
         core.timers.cancel(("fallback", session.key))
         shown = (*session.withdrawn, *session.anchors)
-        session.withdrawn = tuple(anchor for anchor in shown if not any(map(anchor.is_same_as, anchors)))
+        session.withdrawn = tuple(lost for anchor in shown if (lost := _lost(anchor, anchors)) is not None)
         session.anchors = anchors
         self._note_released(session, now)
         if not session.is_fixed:
@@ -362,7 +352,7 @@ class ServingRole:
 
     def _note_released(self, session: Session, now: Instant) -> None:
         """What the host has to forget it may go on using until its address runs out; those packets are answered."""
-        held = {session.prefix, *(prefix for anchor in session.anchors for prefix in anchor.prefixes)}
+        held = session.prefixes()
         until = now.wall_s + self._domain.lifetimes.valid_s
         released = {prefix: at for prefix, at in session.released.items() if at > now.wall_s}
         for anchor in session.withdrawn:
@@ -396,6 +386,8 @@ class ServingRole:
         if session.withheld and session.anchors and session.anchors[-1].maar == maar:
             return False
         if session.phase is Phase.SERVING and any(anchor.maar == maar for anchor in session.anchors):
+            # Its answer to a refresh may be under way; it was true before it asked.
+            self._core.exchanges.cancel(maar, session.key)
             self._serve(session, tuple(anchor for anchor in session.anchors if anchor.maar != maar), now)
             if self._directory is not None:
                 self._directory.found(session, now)
@@ -406,14 +398,23 @@ class ServingRole:
         kept = [(anchor, tuple(p for p in anchor.prefixes if p not in prefixes)) for anchor in session.anchors]
         self._serve(session, tuple(replace(anchor, prefixes=left) for anchor, left in kept if left), now)
 
-    def revoked(self, session: Session, barred: bool, now: Instant) -> None:
-        """The session is over, because the CMD says so. ``barred``: its frames are not looked at for a while."""
+    def revoked(self, session: Session, now: Instant, barred: bool = False, moved: bool = False) -> None:
+        """The session is over here, because CMD or LMA say so. ``barred``: its frames are not looked at for a while.
+
+        ``moved``: the node is elsewhere, with routers that look the same; should it be here after all, it needs ours.
+        """
         place = None if session.interface is None else f"{session.interface}/{session.mac.hex()}"
-        if session.phase is Phase.SERVING:
+        if session.phase is Phase.SERVING and not moved:
             self._advertising.withdraw_all(session)
         self._core.close(session, now, heed=not barred)
         if barred and place is not None:
             self._core.timers.set(("heed", place), now.monotonic_s + self._domain.timing.refuse_s)
+
+    def revoke(self, session: Session, now: Instant) -> None:
+        """An administrator ends the session here, where nothing central could: its anchors hear that it is over."""
+        self._core.report("revoked", mn=mn_id_text(session.mn_id), prefixes=[str(p) for p in session.prefixes()])
+        self.revoked(session, now, barred=True)
+        self._finder.end(session, now)
 
     def installed(self, session: Session, error: str | None, now: Instant) -> None:
         """The kernel forwards for the node: now it may hear of its routers (RFC 5213 section 6.7)."""
@@ -463,6 +464,12 @@ class ServingRole:
             # Nobody else tells its anchors that it is still somewhere: their dead-man timers would free its prefixes.
             self._direct.refresh(session, now)
 
+    def _silent(self, session: Session, now: Instant) -> None:
+        """The node does not answer: it may have gone to another gateway, and the CMD may not know that it was here."""
+        if self._registering is not None and session.shown and not session.registered and not session.is_fixed:
+            self._registering.left(session, now)
+            session.held = ()  # should it be here all the same, its next frame is news
+
     def claim(self, session: Session, elsewhere: IPv6Address, now: Instant) -> None:
         """A gateway has asked for a node that we have heard later: it is to know, and may anchor something of it."""
         self._direct.ask(session, elsewhere, (), now)
@@ -494,3 +501,13 @@ class ServingRole:
             self._finder.end(session, now)
         elif serving and self._domain.mobility and not session.is_fixed:
             self._direct.end(session, now)
+
+
+def _lost(shown: Anchor, anchors: tuple[Anchor, ...]) -> Anchor | None:
+    """What a node was shown of an anchor and is to forget, now that it has ``anchors``; None: nothing.
+
+    An anchor may stay and its prefix be another (RFC 5213 section 6.9.1.2 (10)).
+    """
+    same = [anchor for anchor in anchors if shown.is_same_as(anchor)]
+    gone = tuple(prefix for prefix in shown.prefixes if not any(prefix in anchor.prefixes for anchor in same))
+    return replace(shown, prefixes=gone) if gone else None if same else shown

@@ -22,6 +22,7 @@ from typing import Any
 from anchord.declared import HostState, LogicalRouter, PrefixEntry, Role
 from anchord.protocol.groups import Anchor, router_from_json, router_to_json
 from anchord.protocol.journal import address_text, prefix_text
+from anchord.wire.messages import BindingRevocationIndication
 from anchord.wire.options import MobileNodeIdentifier
 
 
@@ -77,7 +78,12 @@ class Session:
     verified_s: float = -1e9  # monotonic; when it was last found to be there, for a refresh
     probes: int = 0  # unanswered ones
     held: tuple[IPv6Address, ...] = ()  # who is told again that it is here as soon as it answers a probe
+    said_gone: dict[IPv6Address, BindingRevocationIndication] = field(default_factory=dict)  # by peer; not answered yet
+    said_gone_s: float = -1e9  # monotonic; when the first of these came
     ignored: bool = False  # its data is kept from us
+    glances: int = 0  # so many more of its frames are looked at
+    sends_to: bytes | None = None  # the MAC address that it has sent to last, as far as its frames were looked at
+    looked_up_s: float = -1e9  # monotonic; when one that is none of our routers' was looked up last
     advertised_s: float = -1.0  # monotonic; last advertisement
     left_s: float = -1.0  # monotonic; when it was reported elsewhere
     timeline: dict[str, float] = field(default_factory=dict)  # monotonic seconds by phase of this handover
@@ -91,6 +97,11 @@ class Session:
         """Whether that gateway or LMA anchors something of the node, when it is served here."""
         return any(anchor.maar == maar for anchor in self.anchors)
 
+    def prefixes(self) -> tuple[IPv6Network, ...]:
+        """Every prefix that it has here, its own first."""
+        own = () if self.is_fixed else (self.prefix,)
+        return (*own, *(prefix for anchor in self.anchors for prefix in anchor.prefixes))
+
     def note(self, address: IPv6Address) -> bool:
         """The node has used ``address``; False: as last time."""
         if address.is_link_local:
@@ -98,17 +109,23 @@ class Session:
             return known != address
         if address in self.prefix:
             self.own_address = address
-        known, self.address = self.address, address
+        known = self.address
+        if known is None or self._holds(address) or not self._holds(known):
+            self.address = address  # one that the node cannot have forgotten is worth more than a later one that it may
         return known != address
 
     def askable(self) -> tuple[IPv6Address, ...]:
         """Addresses at which the node answers whether it is here: those it has shown and cannot have forgotten yet."""
         found = [address for address in (self.link_local, self.own_address) if address is not None]
-        anchored = [*self.asked.values(), *(anchor.prefixes for anchor in self.anchors)]
-        held = (*self.released, *(prefix for prefixes in anchored for prefix in prefixes))
-        if self.address is not None and any(self.address in prefix for prefix in held):
+        if self.address is not None and self._holds(self.address):
             found.append(self.address)
         return tuple(found)
+
+    def _holds(self, address: IPv6Address) -> bool:
+        """Whether ``address`` is of a prefix that is anchored elsewhere, or was given up and is not forgotten yet."""
+        anchored = [*self.asked.values(), *(anchor.prefixes for anchor in self.anchors)]
+        held = (*self.released, *(prefix for prefixes in anchored for prefix in prefixes))
+        return any(address in prefix for prefix in held)
 
     def forwarding(self, local_networks: tuple[IPv6Network, ...] = ()) -> HostState:
         """What should be true of this node in the kernel now; ``local_networks`` are those behind this gateway."""

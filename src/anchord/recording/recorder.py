@@ -70,8 +70,7 @@ class Recorder:
         return self._answer(self.node.handle_timers(now))
 
     def revoke(self, named: str | IPv6Network, now: Instant) -> tuple[list[str], list[Output]]:
-        """As the object's, if it is one that revokes."""
-        assert not isinstance(self.node, Gateway)
+        """As the object's."""
         self._begin(lambda: {"do": "revoke", "at": now, "named": str(named), "prefix": not isinstance(named, str)})
         names, outputs = self.node.revoke(named, now)
         return names, self._answer(outputs)

@@ -196,7 +196,7 @@ def _action(node: Recordable, place: Place) -> Callable[[], list[Output]]:
             return partial(node.handle_timers, now)
         case "restore":
             return partial(node.restore, line["journal"], now)
-        case "revoke" if not isinstance(node, Gateway):
+        case "revoke":
             named, revoke = IPv6Network(line["named"]) if line["prefix"] else line["named"], node.revoke
             return lambda: revoke(named, now)[1]
         case other:

@@ -7,6 +7,8 @@ of a host's addresses is what ``attachment/access.py`` makes of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ FRAME_S = 0.0001  # from a host to its gateway's process
 FILTER_S = 0.005
 # RFC 4862 section 5.4.2 and RFC 4861 section 6.3.7: who comes up waits so long at most, so that not all speak at once.
 FIRST_WORD_S = 1.0
+Word = tuple[float, Callable[[], None]]
+"""When a host says something, and how."""
 
 
 class Air:
@@ -35,50 +39,54 @@ class Air:
 
     def reassociates(self, host: Host) -> None:
         """Its access point says so, in its name: a Layer 2 Update frame."""
-        self._sign(host, HostSeen(_interface(host), host.mac, reassociated=True))
+        self._always_heard(host, HostSeen(_interface(host), host.mac, reassociated=True))
 
     def comes_up(self, host: Host) -> None:
         """Its carrier was lost: it joins groups, asks whether its addresses are still its own, then for routers."""
-        world, random, now_s = self.world, self._random, self.world.now_s
-        self._known(host, HostSeen(_interface(host), host.mac))  # a listener report, from the unspecified address
-        last_s = 0.0
-        for address in (host.link_local, *(host.address(prefix) for prefix in host.addresses)):
-            delay_s = random.random() * FIRST_WORD_S
-            last_s = max(last_s, delay_s)
-            world.at(now_s + delay_s, self._ask_for_itself, host, host.moves, address)
+        random, now_s = self._random, self.world.now_s
+        host.forget(now_s)
+        self._heard_if_new(
+            host, HostSeen(_interface(host), host.mac)
+        )  # a listener report, from the unspecified address
+        own = (host.link_local, *(host.address(prefix) for prefix in host.addresses))
+        asks = sorted((now_s + random.random() * FIRST_WORD_S, number) for number in range(len(own)))
+        ready_s = asks[-1][0] + DAD_S
         for held in host.addresses.values():
-            held.usable_s = now_s + last_s + DAD_S
-        world.at(now_s + last_s + DAD_S, self._solicit_later, host, host.moves)
+            held.usable_s = ready_s
+        words: list[Word] = [(at_s, partial(self.shows, host, own[number])) for at_s, number in asks]
+        self._say_later(host, [*words, (ready_s, partial(self.solicits, host))])
 
-    def _ask_for_itself(self, host: Host, moves: int, address: IPv6Address) -> None:
-        if host.moves == moves and host.place is not None:
-            self.shows(host, address)
+    def _say_later(self, host: Host, words: list[Word]) -> None:
+        """One after the other, unless it moves on: many a host does before it has said anything."""
+        self.world.at(words[0][0], self._say, host, host.moves, words)
 
-    def _solicit_later(self, host: Host, moves: int) -> None:
+    def _say(self, host: Host, moves: int, words: list[Word]) -> None:
         if host.moves == moves and host.place is not None:
-            self.solicits(host)
+            words.pop(0)[1]()
+            if words:
+                self._say_later(host, words)
 
     def solicits(self, host: Host) -> None:
         """A Router Solicitation, from the link-local address."""
-        self._sign(host, HostSeen(_interface(host), host.mac, host.link_local, solicited=True))
+        self._always_heard(host, HostSeen(_interface(host), host.mac, host.link_local, solicited=True))
 
     def shows(self, host: Host, address: IPv6Address) -> None:
         """A Neighbour Solicitation or Advertisement from one of its addresses, or for one that it is about to use."""
-        self._sign(host, HostSeen(_interface(host), host.mac, address))
+        self._always_heard(host, HostSeen(_interface(host), host.mac, address))
 
     def reports(self, host: Host) -> None:
         """A multicast listener report, from whoever has nothing else to say."""
-        self._known(host, HostSeen(_interface(host), host.mac, host.link_local))
+        self._heard_if_new(host, HostSeen(_interface(host), host.mac, host.link_local))
 
     def sends(self, host: Host, prefix: int) -> None:
         """Data."""
-        self._known(host, HostSeen(_interface(host), host.mac, host.address(prefix)))
+        self._heard_if_new(host, HostSeen(_interface(host), host.mac, host.address(prefix)))
 
-    def _sign(self, host: Host, seen: HostSeen) -> None:
+    def _always_heard(self, host: Host, seen: HostSeen) -> None:
         if host.place is not None and not self._fades():
             self.world.at(self.world.now_s + FRAME_S, self.world.feed, self.world.nodes[host.place[0]], seen)
 
-    def _known(self, host: Host, seen: HostSeen) -> None:
+    def _heard_if_new(self, host: Host, seen: HostSeen) -> None:
         if host.place is not None and not self._fades():
             self.world.at(self.world.now_s + FRAME_S, self._unless_filtered, self.world.nodes[host.place[0]], seen)
 
@@ -110,7 +118,7 @@ class Air:
         host.forget(world.now_s)
         for prefix in host.advertised(output, world.now_s):
             at_s = world.now_s + self._random.random() * FIRST_WORD_S
-            world.at(at_s, self._ask_for_itself, host, host.moves, host.address(prefix))
+            self._say_later(host, [(at_s, partial(self.shows, host, host.address(prefix)))])
 
     def probe(self, process: Process, output: Probe) -> None:
         """A Neighbour Solicitation; who has the address says so, with it."""

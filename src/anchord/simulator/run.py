@@ -52,7 +52,6 @@ def play(
     """A scenario, perhaps with parts that are faulty on purpose."""
     trace = Trace(traced)
     world = World(made, trace, as_bytes, gateway, central, plane)
-    trace.names = {address: process.name for address, process in world.nodes.items()}
     hostility = Hostility(world)
     try:
         _live(world, hostility)

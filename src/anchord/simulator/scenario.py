@@ -108,7 +108,7 @@ def scenario(seed: int) -> Scenario:
     domain = _domain(random, kind, random.randint(2, 6), hosts)
     one_way_s = random.choice((0.0005, 0.002, 0.01, 0.04))
     network = Network(one_way_s)
-    pauses = (2.0, 5.0, 15.0) if calm else (0.03, 0.3, 2.0, 5.0, 15.0)
+    pause_s = random.choice((2.0, 5.0, 15.0) if calm else (0.03, 0.3, 2.0, 5.0, 15.0))
     made = Scenario(
         seed=seed,
         kind=kind,
@@ -118,8 +118,9 @@ def scenario(seed: int) -> Scenario:
         idle_release=random.random() < 0.7,
         network=network,
         radio_loss=0.0,
-        pause_s=random.choice(pauses),
-        hostile_s=random.choice((20.0, 40.0, 80.0)),
+        pause_s=pause_s,
+        # Some hundreds of moves of a host find what thousands would, and leave time for other seeds.
+        hostile_s=random.choice((20.0, 40.0, 80.0)) if pause_s > 0.1 else 20.0,
         kernel_s=random.choice((0.0005, 0.005, 0.05)),
         partitions=0,
         crashes=0,

@@ -54,7 +54,7 @@ from anchord.wire.header import decode, encode
 
 WATCH_S = 1.0  # between looks at all tunnels
 AUDIT_S = 5.0  # the kernel layer tries again what was refused
-LOOK_EVERY = 16  # inputs of a process between looks at all it holds
+LOOK_EVERY = 32  # inputs of a process between looks at all it holds
 DIRECTORY = IPv6Address("2001:db8:fd::1")
 Pair = tuple[IPv6Address, IPv6Address]
 
@@ -110,6 +110,7 @@ class World:
             DirectoryPut: self._ask_directory,
             Report: self._report,
         }
+        trace.names = {address: process.name for address, process in self.nodes.items()}
         for process in self.nodes.values():
             self.start(process)
         self.at(WATCH_S, self._watch)

@@ -22,6 +22,8 @@ from anchord.store.recent import Generation, Written, left_behind, write
 MOVE_BYTES = 4 << 20  # so much beside the database is moved into it; a restart reads it in a twentieth of a second
 CHECKPOINT_BYTES = 4 << 20  # SQLite's own log is moved into the database when it has grown this long
 SCHEMA = 1
+_MEND = "expected a directory that can be made and written, correct state in node.toml"
+_DENIED = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")
 
 
 class SqliteStore:
@@ -53,8 +55,13 @@ class SqliteStore:
             self._current = Generation(path, 1 + max([0, *(number for _, number, _ in left)]), synchronous)
         except BlockingIOError as error:
             raise StoreError(f"{path}: is in use by another process; stop that one first") from error
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path}: cannot be used as a store: {error}; move it away to begin anew") from error
+        except OSError as error:
+            raise StoreError(f"{error.filename or path}: {error.strerror or error}; {_MEND}") from error
+        except sqlite3.Error as error:
+            # What SQLite cannot open or write is no damaged file: to move it away would mend nothing.
+            denied = getattr(error, "sqlite_errorname", "").startswith(_DENIED)
+            mend = _MEND if denied else "move it away to begin anew"
+            raise StoreError(f"{path}: cannot be used as a store: {error}; {mend}") from error
 
     def _checked_version(self) -> int:
         """The schema of the file, 0 for a new one. Nothing is written before it is known to be ours."""
