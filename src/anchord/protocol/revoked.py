@@ -56,11 +56,13 @@ class RevokedRole:
 
     def _answer(self, source: IPv6Address, indication: BindingRevocationIndication, now: Instant) -> None:
         failed: list[IPv6Network] = []
-        status, lost = _judge(indication), False
+        status = _judge(indication)
         if status is None:
             lost = self._note_lost(source, indication, now)
             status = self._revoke(source, indication, failed, now)
-        if status >= 128 and not lost:
+            if lost and status is RevocationStatus.BINDING_DOES_NOT_EXIST:
+                status, failed = RevocationStatus.PARTIAL_SUCCESS, lost
+        if status >= 128:
             self._core.counters.of(source).drop(f"revocation-refused.{int(status)}")
         self._core.emit(Send(source, acknowledgement(indication, status, failed)))
 
@@ -93,21 +95,22 @@ class RevokedRole:
             self._serving.lose_prefixes(session, revoked, now)
         return RevocationStatus.PARTIAL_SUCCESS if failed else RevocationStatus.SUCCESS
 
-    def _note_lost(self, source: IPv6Address, indication: BindingRevocationIndication, now: Instant) -> bool:
+    def _note_lost(
+        self, source: IPv6Address, indication: BindingRevocationIndication, now: Instant
+    ) -> list[IPv6Network]:
         """The CMD names what the node lost before it came here, and may still have addresses of: it will be told.
 
-        There is nothing to revoke here, and the answer says that as well.
+        There is nothing of it to revoke here, and the answer names it. None is returned that was known.
         """
         session, domain = self._session(indication), self._core.settings.domain
         if session is None or session.phase is Phase.AWAY or session.is_fixed or source != domain.central:
-            return False
+            return []
         if indication.trigger != RevocationTrigger.POSSIBLE_OUT_OF_SYNC_BCE_STATE:
-            return False
+            return []
         held = self._revocable(source, session)
         asked = [option.prefix for option in indication.all(HomeNetworkPrefix)]
         lost = [prefix for prefix in asked if prefix not in held and domain.anchor_of(prefix) is not None]
-        self._serving.note_given_up(session, lost, now)
-        return bool(lost)
+        return lost if self._serving.note_given_up(session, lost, now) else []
 
     def _session(self, indication: BindingRevocationIndication) -> Session | None:
         mn_id = indication.first(MobileNodeIdentifier)

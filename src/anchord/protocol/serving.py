@@ -366,14 +366,17 @@ class ServingRole:
             first_s = min(session.released.values()) - now.wall_s
             self._core.timers.set(("released", session.key), now.monotonic_s + max(first_s, 0.0))
 
-    def note_given_up(self, session: Session, prefixes: Collection[IPv6Network], now: Instant) -> None:
-        """The node may have addresses of ``prefixes``, which it lost before it came here."""
+    def note_given_up(self, session: Session, prefixes: Collection[IPv6Network], now: Instant) -> bool:
+        """The node may have addresses of ``prefixes``, which it lost before it came here; False: that is no news."""
         until = now.wall_s + self._domain.lifetimes.valid_s
         room = 2 * self._domain.limits.anchors_per_host - len(session.released)
         known = session.released
         fresh = [prefix for prefix in prefixes if prefix not in known and not self._core.somebody_holds(prefix)]
-        session.released |= dict.fromkeys(fresh[: max(room, 0)], until)
-        self.forget_released(session, now)
+        noted = dict.fromkeys(fresh[: max(room, 0)], until)
+        session.released |= noted
+        if noted:
+            self.forget_released(session, now)
+        return bool(noted)
 
     def forget_released(self, session: Session, now: Instant) -> None:
         """The host has forgotten an address of a prefix that was given up."""
