@@ -96,11 +96,12 @@ def test_a_download_that_began_at_a_gateway_without_its_cmd_lives_through_the_ne
     assert not [line for line in domain.log("gw3").read_text().splitlines() if "seen-in-two-places" in line]
 
 
+@pytest.mark.long
 def test_row_15_hosts_that_leave_before_their_first_pbu_does_are_not_drawn_back(
     lab_of: Callable[[Topology], Domain],
 ) -> None:
     hosts = {f"h{number}": "gw1" for number in range(7)}
-    slow = dataclasses.replace(topology(2, hosts), domain={"limits": {"updates_per_s": 2}})
+    slow = dataclasses.replace(topology(2, hosts), domain={"limits": {"updates_per_s": 1}})
     domain = lab_of(slow)
     for host in hosts:
         domain.wait_served(host, "gw1", 30)
@@ -113,6 +114,6 @@ def test_row_15_hosts_that_leave_before_their_first_pbu_does_are_not_drawn_back(
         here = [row for row in rows["gw2"] if row["state"] == "serving" and row["registered"]]
         return len(here) == len(hosts) and all(row["state"] == "away" for row in rows["gw1"])
 
-    wait_for(settled, "every host is served where it is, and nowhere else", 60)
+    wait_for(settled, "every host is served where it is, and nowhere else", 90)
     at = {row["serving"] for row in show(domain, "cmd", "bindings")}
     assert at == {str(domain.topology.gateways["gw2"].address)}

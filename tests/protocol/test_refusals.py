@@ -496,6 +496,24 @@ def test_row_101_status_157_is_answered_at_once_by_the_time_of_now_but_only_once
     assert stamps[0] and stamps[1] and stamps[1].ticks > stamps[0].ticks
 
 
+def test_row_101_a_cmd_that_says_157_is_not_silent_and_nobody_else_is_asked() -> None:
+    domain = Domain()
+    domain.host_at(1, MAC)
+    domain.host_at(2, MAC, settle=False)
+    for _ in range(2):
+        domain.wire.clear()
+        asked = updates(domain, domain.address(2), CENTRAL)[-1]
+        older = BindingAcknowledgement(157, asked.sequence, 0, 0x22, asked.options)  # type: ignore[arg-type]
+        domain.feed(domain.address(2), MessageReceived(CENTRAL, older))
+    domain.wire.clear()
+    domain.pass_time(domain.settings.timing.fallback_s + 0.01)
+    (session,) = domain.gw[2].sessions.values()
+    assert session.phase is Phase.SERVING and not session.registered, "it has an address all the same"
+    assert not updates(domain, domain.address(2), domain.address(1))
+    domain.pass_time(1.5)
+    assert session.registered and [anchor.maar for anchor in session.anchors] == [domain.address(1)]
+
+
 def test_row_102_after_155_the_same_prefix_is_not_asked_for_again() -> None:
     domain = Domain()
     reference = Domain()

@@ -305,6 +305,8 @@ class Registering:
             ):
                 self._presence.hold(session, central, now)
             else:
+                if session is not None:
+                    session.outrun = True
                 core.emit(*core.exchanges.hurry(exchange, now))
         else:
             core.exchanges.cancel(central, exchange.session)

@@ -208,7 +208,7 @@ class ServingRole:
         session.heard_s = now.monotonic_s
         session.held = ()
         session.timeline = {"seen": now.monotonic_s}
-        session.registered = False
+        session.registered = session.outrun = False
         session.asked, session.unsettled, session.confirmed_s = {}, {}, {}
         session.hearsay, session.settled = {}, {}
         alone = self._domain.mobility and self._domain.finding is Finding.ANCHOR_KNOWN
@@ -251,8 +251,10 @@ class ServingRole:
             return
         self._core.report("unregistered", "warning", mn=mn_id_text(session.mn_id), prefix=str(session.prefix))
         session.registered = False
-        self._direct.start(session, now)
-        self._core.listen(session, LISTEN_S, now)
+        if not session.outrun:
+            # A CMD that says 157 is not silent: it answers once more, and whom it believes has the anchors till then.
+            self._direct.start(session, now)
+            self._core.listen(session, LISTEN_S, now)
         self._serve(session, (), now)
 
     def _found(self, session: Session, anchors: tuple[Anchor, ...], now: Instant) -> None:

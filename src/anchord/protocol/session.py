@@ -75,6 +75,7 @@ class Session:
     faces: tuple[bytes, ...] = ()  # MAC addresses of the routers that it was shown last besides ours
     heard_s: float = 0.0  # monotonic; last frame of the node
     attached_s: float = -1e9  # monotonic; when it was first heard on its interface
+    outrun: bool = False  # the CMD has said, since it came, that another gateway heard it later
     verified_s: float = -1e9  # monotonic; when it was last found to be there, for a refresh
     probes: int = 0  # unanswered ones
     held: tuple[IPv6Address, ...] = ()  # who is told again that it is here as soon as it answers a probe
