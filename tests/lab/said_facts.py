@@ -165,7 +165,8 @@ def _wrong_option(facts: Facts, said: Said, message: Message, option: Any) -> It
             if prefix != ALL_ZERO_PREFIX and not facts.is_anchored(prefix, facts.pools):
                 yield f"nobody anchors {prefix}"
         case PreviousMaar(maar, prefix):
-            if maar not in facts.pools or not facts.is_anchored(prefix, [maar]):
+            # ::/0: what it gave the node, if anything, the sender was not told.
+            if maar not in facts.pools or (prefix != ALL_ZERO_PREFIX and not facts.is_anchored(prefix, [maar])):
                 yield f"{prefix} is not anchored at {maar}"
         case ServingMaar(address):
             if address not in facts.pools:
@@ -236,7 +237,7 @@ def wrong_advertisement(facts: Facts, said: Said, message: RouterAdvertisement) 
     if message.router_lifetime_s not in (0, router_s):
         yield f"router lifetime {message.router_lifetime_s} s of {router_s} s"
     for prefix in message.all(PrefixInformation):
-        yield from _wrong_prefix(facts, message, prefix)
+        yield from _wrong_prefix(facts, said, message, prefix)
     for route in message.all(RouteInformation):
         if not any(route.prefix in networks for networks in facts.local_networks.values()):
             yield f"a route to {route.prefix}, which is local to nobody"
@@ -249,14 +250,17 @@ def wrong_advertisement(facts: Facts, said: Said, message: RouterAdvertisement) 
         yield "a resolver whose time is not three intervals (RFC 8106 section 5.1)"
 
 
-def _wrong_prefix(facts: Facts, message: RouterAdvertisement, offer: PrefixInformation) -> Iterator[str]:
+def _wrong_prefix(facts: Facts, said: Said, message: RouterAdvertisement, offer: PrefixInformation) -> Iterator[str]:
     if not facts.is_anchored(offer.prefix, facts.pools):
         yield f"nobody anchors {offer.prefix}"
     if offer.on_link or not offer.autonomous:
         yield f"{offer.prefix} is not one host's alone (RFC 8273 section 4)"
     if offer.valid_s > facts.lifetimes["valid_s"] or offer.preferred_s not in (0, facts.lifetimes["preferred_s"]):
         yield f"{offer.prefix} for {offer.valid_s} s and {offer.preferred_s} s"
-    if not message.router_lifetime_s and offer.valid_s:
+    own = facts.addresses[said.node]
+    withheld = not offer.preferred_s and own in facts.pools and facts.is_anchored(offer.prefix, [own])
+    if not message.router_lifetime_s and offer.valid_s and not withheld:
+        # Only what a gateway gave a node whose budget was spent stays, and another gateway's router is used.
         yield f"{offer.prefix} stays, and its router goes"
 
 
