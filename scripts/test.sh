@@ -17,7 +17,7 @@ trap 'kill "$rest" 2>/dev/null; rm -f "$beside"' EXIT
 trap 'exit 130' INT TERM
 nice -n 10 .venv/bin/pytest -m "not long" --ignore=tests/lab >"$beside" 2>&1 &
 rest=$!
-.venv/bin/pytest -m "not long" tests/lab || status=1
+.venv/bin/pytest -m "not long" --durations=25 tests/lab || status=1
 wait $rest || status=1
 cat "$beside"
 exit $status

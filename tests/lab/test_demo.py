@@ -66,6 +66,7 @@ def test_the_tour_with_other_switches(tmp_path: Path, options: tuple[str, ...]) 
     assert result["ok"] is True
 
 
+@pytest.mark.long
 def test_plain_routers_for_comparison(tmp_path: Path) -> None:
     done, result = run_demo(tmp_path, "--control")
     assert done.returncode == 0, done.stdout + done.stderr
