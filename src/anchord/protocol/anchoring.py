@@ -19,6 +19,7 @@ from anchord.protocol.core import Continuation, GatewayCore
 from anchord.protocol.exchange import judge_timestamp, sequence_is_newer, ticks_of
 from anchord.protocol.groups import Anchor, face_options, merge_anchors, write_group
 from anchord.protocol.identity import mn_id_text, session_key
+from anchord.protocol.notifying import register_again
 from anchord.protocol.outputs import Send
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import Mode
@@ -29,9 +30,7 @@ from anchord.wire.messages import (
     BindingUpdate,
     BindingUpdateFlag,
     NotificationFlag,
-    NotificationReason,
     Status,
-    UpdateNotification,
 )
 from anchord.wire.options import (
     ALL_ZERO_PREFIX,
@@ -299,9 +298,8 @@ class AnchoringRole:
         It is told that it is believed no more (RFC 7077 section 4.1). If the node is there, it asks again.
         """
         sequence, outputs = self._core.exchanges.next_sequence(former)
-        node = (session.mn_id, MobileNodeLinkLayerIdentifier(session.mac))
-        reason = int(NotificationReason.FORCE_REREGISTRATION)
-        self._core.emit(*outputs, Send(former, UpdateNotification(sequence, reason, NotificationFlag(0), node)))
+        told = register_again(sequence, NotificationFlag(0), session.mn_id, session.mac)
+        self._core.emit(*outputs, Send(former, told))
 
     def _is_newer_here(self, request: _Request, session: Session) -> bool:
         """Whether we have asked the CMD for this node ourselves since what we are told now was true."""

@@ -33,7 +33,7 @@ from anchord.protocol.reminding import Reminding
 from anchord.protocol.revoking import Revocation, Revoking, acknowledgement
 from anchord.protocol.settings import CentralSettings, GatewayInfo, Mode
 from anchord.protocol.telling import LEAST_LIFETIME_S, Telling
-from anchord.protocol.timers import Clock, Instant, Timers
+from anchord.protocol.timers import Clock, Instant, Timers, next_of
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingRevocationAcknowledgement,
@@ -134,12 +134,7 @@ class Central(Outbox):
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        next_s = None
-        for clock in self._clocks:
-            at_s = clock.next_s()
-            if at_s is not None and (next_s is None or at_s < next_s):
-                next_s = at_s
-        return next_s
+        return next_of(self._clocks)
 
     def handle_timers(self, now: Instant) -> list[Output]:
         """Everything that is due at ``now``."""

@@ -44,7 +44,7 @@ class Clues:
     def begin(self, session: Session, now: Instant) -> None:
         """The node has come."""
         session.sends_to = None
-        if self._by_cmd and self._domain.mobility and not session.is_fixed:
+        if self._by_cmd and not session.is_fixed:
             self._core.timers.set(("glance", session.key), now.monotonic_s + GLANCES_S[0])
 
     def glance(self, session: Session, now: Instant) -> None:

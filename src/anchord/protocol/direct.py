@@ -84,7 +84,7 @@ class Direct:
 
     def came_from(self, session: Session, maar: IPv6Address, now: Instant) -> None:
         """The node was at ``maar``, and nobody has told us what that has given it."""
-        known = maar in session.asked or any(anchor.maar == maar for anchor in session.anchors)
+        known = maar in session.asked or session.has_anchor(maar)
         if not known and maar != self._core.settings.me.address:
             self.ask(session, maar, (), now)
 

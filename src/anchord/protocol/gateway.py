@@ -40,7 +40,7 @@ from anchord.protocol.revoked import RevokedRole
 from anchord.protocol.serving import ServingRole
 from anchord.protocol.session import Phase, Session
 from anchord.protocol.settings import GatewaySettings
-from anchord.protocol.timers import Clock, Instant
+from anchord.protocol.timers import Clock, Instant, next_of
 from anchord.wire.messages import (
     BindingAcknowledgement,
     BindingRevocationAcknowledgement,
@@ -184,12 +184,7 @@ class Gateway:
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        next_s = None
-        for clock in self._clocks:
-            at_s = clock.next_s()
-            if at_s is not None and (next_s is None or at_s < next_s):
-                next_s = at_s
-        return next_s
+        return next_of(self._clocks)
 
     def handle_timers(self, now: Instant) -> list[Output]:
         """Everything that is due at ``now``."""

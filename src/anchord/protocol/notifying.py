@@ -40,6 +40,16 @@ class _Pending:
     acknowledged: bool = False
 
 
+def register_again(
+    sequence: int, flags: NotificationFlag, mn_id: MobileNodeIdentifier, link_layer_id: bytes | None
+) -> UpdateNotification:
+    """The receiver is to register this node again (RFC 7077 section 4.1, FORCE-REREGISTRATION)."""
+    options: list[Option] = [mn_id]
+    if link_layer_id is not None:
+        options.append(MobileNodeLinkLayerIdentifier(link_layer_id))
+    return UpdateNotification(sequence, int(NotificationReason.FORCE_REREGISTRATION), flags, tuple(options))
+
+
 class Notifying:
     """Update Notifications, at most one for each session: whatever changes meanwhile is in the answer to the PBU."""
 
@@ -63,12 +73,7 @@ class Notifying:
             self._revoke(binding, now)
             return
         sequence, outputs = self._exchanges.next_sequence(gateway)
-        options: list[Option] = [binding.mn_id]
-        if binding.link_layer_id is not None:
-            options.append(MobileNodeLinkLayerIdentifier(binding.link_layer_id))
-        message = UpdateNotification(
-            sequence, int(NotificationReason.FORCE_REREGISTRATION), NotificationFlag.ACKNOWLEDGE, tuple(options)
-        )
+        message = register_again(sequence, NotificationFlag.ACKNOWLEDGE, binding.mn_id, binding.link_layer_id)
         self.answered(binding.key)
         self._pending[binding.key] = _Pending(gateway, message, binding)
         self._out.understanding.asked(gateway, UpdateNotification, now)

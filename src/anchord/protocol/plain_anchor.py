@@ -27,7 +27,7 @@ from anchord.protocol.plain_binding import Found, PlainBinding, PlainCache, Soug
 from anchord.protocol.plain_revoking import PlainRevoking
 from anchord.protocol.prefixes import PoolExhaustedError, PrefixPool
 from anchord.protocol.settings import LmaSettings
-from anchord.protocol.timers import Instant, Timers
+from anchord.protocol.timers import Instant, Timers, next_of
 from anchord.wire.messages import (
     UNSPECIFIED,
     BindingAckFlag,
@@ -128,8 +128,7 @@ class PlainAnchor(Outbox):
 
     def next_timer_s(self) -> float | None:
         """When ``handle_timers`` wants to be called (monotonic seconds), or None."""
-        times = [t for t in (self._timers.next_s(), self.revoking.next_s()) if t is not None]
-        return min(times) if times else None
+        return next_of((self._timers, self.revoking))
 
     def handle_timers(self, now: Instant) -> None:
         """Everything that is due at ``now``."""

@@ -323,7 +323,7 @@ class ServingRole:
             core.counters.of(source).drop("notification-not-serving")
         elif notification.reason == NotificationReason.FORCE_REREGISTRATION and source == self._domain.central:
             self._finder.refresh(session, now)
-        elif any(anchor.maar == source for anchor in session.anchors):
+        elif session.has_anchor(source):
             self._doubt(session, now)
 
     def abandon(self, session: Session) -> None:
@@ -391,7 +391,7 @@ class ServingRole:
         """An anchor gives up what it anchors of this node; False: it must not, that is what the node prefers."""
         if session.withheld and session.anchors and session.anchors[-1].maar == maar:
             return False
-        if session.phase is Phase.SERVING and any(anchor.maar == maar for anchor in session.anchors):
+        if session.phase is Phase.SERVING and session.has_anchor(maar):
             # Its answer to a refresh may be under way; it was true before it asked.
             self._core.exchanges.cancel(maar, session.key)
             self._serve(session, tuple(anchor for anchor in session.anchors if anchor.maar != maar), now)

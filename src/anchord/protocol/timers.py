@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -25,6 +25,16 @@ class Clock(Protocol):
 
     def next_s(self) -> float | None:
         """When (monotonic seconds), or None."""
+
+
+def next_of(clocks: Iterable[Clock]) -> float | None:
+    """When the first of ``clocks`` has to be looked at (monotonic seconds), or None. Asked after every input."""
+    next_s = None
+    for clock in clocks:
+        at_s = clock.next_s()
+        if at_s is not None and (next_s is None or at_s < next_s):
+            next_s = at_s
+    return next_s
 
 
 class Timers(Generic[K]):
