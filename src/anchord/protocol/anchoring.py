@@ -316,13 +316,14 @@ class AnchoringRole:
         """Have the kernel export the prefix, and say so.
 
         To the CMD when it is true. A serving gateway that asked us itself has nothing to do but wait for our answer:
-        with it both kernels work at the same time, and what ours refuses is declared again until it takes it.
+        it gets that first, both kernels work at the same time, and what ours refuses is declared again until it takes
+        it.
         """
         core, ack = self._core, self._acknowledgement(request, session, now)
         if request.direct:
-            core.declare(session, Continuation(session.key))
             core.persist(session)
             core.emit(Send(request.source, ack))
+            core.declare(session, Continuation(session.key))
             return
         to: tuple[IPv6Address, ...] = (request.source,)
         if self._domain.mode is Mode.LOCATOR and request.serving is not None:
