@@ -20,7 +20,8 @@ from anchord.wire.errors import WireError
 from anchord.wire.frames import is_layer2_update, parse_frame
 from anchord.wire.neighbor import NeighborSolicitation, RouterSolicitation, received
 
-DRAIN = 64  # frames a wake-up: one busy interface does not starve the rest
+# Frames a wake-up: one busy interface does not starve the rest, and a host whose data has been seen is filtered soon.
+DRAIN = 16
 RECEIVE_BUFFER = 1 << 20
 _ETH_P_ALL = 0x0003
 _SOL_PACKET = 263
